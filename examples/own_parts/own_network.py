@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fanet_lightning.models.blocks import STRIDE_NAMES, ConvReLU, Normaliser, Upsample, upsample_to
-from fanet_lightning.models.heads import Heads, map_shapes
+from fanet_lightning.models.heads import Heads
 from fanet_lightning.ops.structures import NetworkOutput
 
 
@@ -51,7 +51,7 @@ class ResNetFpn(nn.Module):
             bring = upsample_to if upsample is None else upsample[i]
             merged[i] = merged[i] + bring(merged[i + 1], merged[i])
         maps = [*(smooth(x) for smooth, x in zip(self.smooths, merged, strict=True)), *maps[5:]]
-        return NetworkOutput([self.heads(maps)], map_shapes(maps))
+        return NetworkOutput([self.heads(maps)], [(x.shape[-2], x.shape[-1]) for x in maps])
 
     def training_only(self) -> list[nn.Module]:
         """Parts that detection never runs."""

@@ -7,6 +7,7 @@ sides, so that equal numbers are equal.
 
 import math
 import statistics
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -24,75 +25,76 @@ def anchors_per_map(grid: AnchorGrid) -> list[range]:
     return [range(s, s + h * w) for s, (h, w) in zip(grid.starts, grid.map_shapes, strict=True)]
 
 
-def settle(claims: dict[int, list[tuple[float, int]]], anchors: int) -> list[int]:
-    """claims: anchor → (cost, face) of all that want it; the lowest cost, then the lowest face."""
-    return [min(claims[anchor])[1] if anchor in claims else -1 for anchor in range(anchors)]
+Claims = Callable[[int, int], Iterable[tuple[float, int]]]
 
 
-def atss_slowly(grid: AnchorGrid, targets: Targets, batch_size: int, k: int) -> tuple[list[list[int]], int, bool]:
-    """→ face number per image and anchor, faces without an anchor, whether rounding could decide."""
-    priors = grid.boxes_cxcywh()
-    iou = pairwise_iou(targets.boxes_xyxy, cxcywh_to_xyxy(priors))
-    middle = (targets.boxes_xyxy[:, :2] + targets.boxes_xyxy[:, 2:]) / 2
-    distance = (priors[None, :, :2] - middle[:, None]).square().sum(dim=2).tolist()
-    iou, centers, boxes = iou.tolist(), priors[:, :2].tolist(), targets.boxes_xyxy.tolist()
-    result, close = [], False
+def assigned(grid: AnchorGrid, targets: Targets, batch_size: int, claims_of: Claims) -> tuple[list[list[int]], int]:
+    """claims_of: image, face → (cost, anchor) of all that the face wants; the lowest cost, then the lowest face, wins.
+
+    → face number per image and anchor, -1 for none, and the number of faces without an anchor.
+    """
+    result = []
     for image in range(batch_size):
         claims: dict[int, list[tuple[float, int]]] = {}
         for face, of in enumerate(targets.image_index.tolist()):
-            if of != image:
-                continue
-            candidates = [
-                anchor
-                for numbers in anchors_per_map(grid)
-                for anchor in sorted(numbers, key=lambda a: (distance[face][a], a))[:k]
-            ]
-            overlaps = [iou[face][anchor] for anchor in candidates]
-            threshold = statistics.mean(overlaps) + (statistics.stdev(overlaps) if len(overlaps) > 1 else 0)
-            x1, y1, x2, y2 = boxes[face]
-            for anchor, overlap in zip(candidates, overlaps, strict=True):
-                x, y = centers[anchor]
-                if overlap > 0 and x1 < x < x2 and y1 < y < y2:
-                    close |= abs(overlap - threshold) < 1e-5
-                    if overlap >= threshold:
-                        claims.setdefault(anchor, []).append((-overlap, face))
-        result.append(settle(claims, grid.count))
-    return result, unmatched(result, targets), close
+            for cost, anchor in claims_of(image, face) if of == image else ():
+                claims.setdefault(anchor, []).append((cost, face))
+        result.append([min(claims[anchor])[1] if anchor in claims else -1 for anchor in range(grid.count)])
+    matched = {face for image in result for face in image}
+    return result, sum(face not in matched for face in range(len(targets.boxes_xyxy)))
+
+
+def atss_slowly(grid: AnchorGrid, targets: Targets, batch_size: int, k: int) -> tuple[list[list[int]], int, bool]:
+    """As :func:`assigned`, and whether rounding could decide."""
+    priors, close = grid.boxes_cxcywh(), False
+    iou = pairwise_iou(targets.boxes_xyxy, cxcywh_to_xyxy(priors)).tolist()
+    middle = (targets.boxes_xyxy[:, :2] + targets.boxes_xyxy[:, 2:]) / 2
+    distance = (priors[None, :, :2] - middle[:, None]).square().sum(dim=2).tolist()
+    centers, boxes = priors[:, :2].tolist(), targets.boxes_xyxy.tolist()
+
+    def claims_of(_: int, face: int) -> Iterator[tuple[float, int]]:
+        nonlocal close
+        candidates = [
+            anchor
+            for numbers in anchors_per_map(grid)
+            for anchor in sorted(numbers, key=lambda a: (distance[face][a], a))[:k]
+        ]
+        overlaps = [iou[face][anchor] for anchor in candidates]
+        threshold = statistics.mean(overlaps) + (statistics.stdev(overlaps) if len(overlaps) > 1 else 0)
+        x1, y1, x2, y2 = boxes[face]
+        for anchor, overlap in zip(candidates, overlaps, strict=True):
+            x, y = centers[anchor]
+            if overlap > 0 and x1 < x < x2 and y1 < y < y2:
+                close |= abs(overlap - threshold) < 1e-5
+                if overlap >= threshold:
+                    yield -overlap, anchor
+
+    return *assigned(grid, targets, batch_size, claims_of), close
 
 
 def simota_slowly(grid: AnchorGrid, targets: Targets, heads: HeadOutput) -> tuple[list[list[int]], int, bool]:
     """As :func:`atss_slowly`."""
-    priors, result, close = grid.boxes_cxcywh(), [], False
+    priors, close = grid.boxes_cxcywh(), False
     strides = [stride for stride, numbers in zip(grid.strides, anchors_per_map(grid), strict=True) for _ in numbers]
-    for image, (logits, offsets) in enumerate(zip(heads.logits.float(), heads.offsets.float(), strict=True)):
-        predicted = decode(offsets, priors)
+
+    def claims_of(image: int, face: int) -> Iterator[tuple[float, int]]:
+        nonlocal close
+        logits, box = heads.logits[image].float(), targets.boxes_xyxy[face]
+        x, y = ((box[:2] + box[2:]) / 2).tolist()
+        near = [
+            anchor
+            for anchor, (cx, cy) in enumerate(priors[:, :2].tolist())
+            if abs(cx - x) < 1.5 * strides[anchor] and abs(cy - y) < 1.5 * strides[anchor]
+        ]
+        overlap = paired_iou(decode(heads.offsets[image].float(), priors), box[None])
         classification = torch.nn.functional.softplus(logits[:, 0] - logits[:, 1])
-        claims: dict[int, list[tuple[float, int]]] = {}
-        for face, of in enumerate(targets.image_index.tolist()):
-            if of != image:
-                continue
-            box = targets.boxes_xyxy[face]
-            middle = ((box[:2] + box[2:]) / 2).tolist()
-            near = [
-                anchor
-                for anchor, (x, y) in enumerate(priors[:, :2].tolist())
-                if abs(x - middle[0]) < 1.5 * strides[anchor] and abs(y - middle[1]) < 1.5 * strides[anchor]
-            ]
-            overlap = paired_iou(predicted, box[None])
-            cost = (classification - 3 * (overlap + 1e-8).log()).clamp(min=0).tolist()
-            best = sorted((overlap[anchor].item() for anchor in near), reverse=True)[:10]
-            close |= abs(sum(best) - round(sum(best))) < MARGIN and sum(best) > 0.5
-            order = sorted(near, key=lambda a: (cost[a], a))
-            taken = max(1, math.floor(sum(best)))
-            for anchor in order[:taken]:
-                claims.setdefault(anchor, []).append((cost[anchor], face))
-        result.append(settle(claims, grid.count))
-    return result, unmatched(result, targets), close
+        cost = (classification - 3 * (overlap + 1e-8).log()).clamp(min=0).tolist()
+        best = sorted((overlap[anchor].item() for anchor in near), reverse=True)[:10]
+        close |= abs(sum(best) - round(sum(best))) < MARGIN and sum(best) > 0.5
+        taken = max(1, math.floor(sum(best)))
+        return ((cost[anchor], anchor) for anchor in sorted(near, key=lambda a: (cost[a], a))[:taken])
 
-
-def unmatched(result: list[list[int]], targets: Targets) -> int:
-    matched = {face for image in result for face in image}
-    return sum(face not in matched for face in range(len(targets.boxes_xyxy)))
+    return *assigned(grid, targets, len(heads.logits), claims_of), close
 
 
 def nearest(center: float, cells: int, stride: int, side: int) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.ops.anchors import AnchorGrid
@@ -46,22 +46,6 @@ def test_both_by_hand() -> None:
         assert taken(found) == expected and found.unmatched_faces.item() == 0
 
 
-@pytest.mark.parametrize(("box", "inside"), [((2.5, 2.5, 5.5, 5.5), 0), ((2, 2, 6, 6), 0), ((1.5, 1.5, 5.5, 5.5), 1)])
-def test_a_positive_has_its_center_inside(box: tuple[float, ...], inside: int) -> None:
-    """Centers lie at 2 and 6; borders are outside. A face of 4 within its anchor: 16 / 256."""
-    grid = grid_for(64, 64)
-    found = assign_atss(grid, faces_in([box]), 1)
-    assert (found.face_index == 0).sum().item() == inside
-    assert found.unmatched_faces.item() == 1 - inside
-
-
-def test_the_larger_overlap_keeps_the_anchor_and_equal_ones_go_to_the_first() -> None:
-    both = assign_atss(ONE_MAP, faces_in([(-1, -2, 15, 14), ON_AN_ANCHOR]), 1)
-    assert both.face_index[0, 5].item() == 1
-    equal = assign_atss(ONE_MAP, faces_in([ON_AN_ANCHOR, ON_AN_ANCHOR]), 1)
-    assert equal.face_index[0, 5].item() == 0 and equal.unmatched_faces.item() == 1
-
-
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=3),
@@ -74,9 +58,8 @@ def test_atss_follows_its_rule(counts: list[int], size: tuple[int, int], k: int,
     grid, targets = grid_for(*size), random_faces(counts, max(size), seed, whole_pixels=whole_pixels)
     expected, unmatched, close = atss_slowly(grid, targets, len(counts), k)
     found = assign_atss(grid, targets, len(counts), k=k)
-    if not close:
-        assert found.face_index.tolist() == expected
-        assert found.unmatched_faces.item() == unmatched
+    assume(not close)
+    assert (found.face_index.tolist(), found.unmatched_faces.item()) == (expected, unmatched)
 
 
 def test_the_score_is_part_of_the_cost() -> None:
@@ -91,15 +74,6 @@ def test_the_score_is_part_of_the_cost() -> None:
     assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [1, 4, 5, 9]
     heads.logits[0, [1, 4, 6], 1] = -1  # 1.313 + 1.532 = 2.846
     assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [0, 1, 5, 9]
-
-
-def test_at_least_one_even_if_nothing_overlaps() -> None:
-    heads = untrained(ONE_MAP)
-    heads.offsets[..., 0] = 1000  # boxes 1,600 pixels away
-    found = assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)
-    assert taken(found) == [0]  # all candidates cost the same
-    heads.logits[0, 10, 1] = 1
-    assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [10]
 
 
 @pytest.mark.parametrize("wild", [math.nan, math.inf, -math.inf, 1e30])
@@ -126,9 +100,8 @@ def test_simota_follows_its_rule(
     heads = random_heads(1, len(counts), grid.count, seed, dtype, spread).hierarchies[0]
     expected, unmatched, close = simota_slowly(grid, targets, heads)
     found = assign_simota(grid, targets, heads)
-    if not close:
-        assert found.face_index.tolist() == expected
-        assert found.unmatched_faces.item() == unmatched
+    assume(not close)
+    assert (found.face_index.tolist(), found.unmatched_faces.item()) == (expected, unmatched)
 
 
 @pytest.mark.parametrize("assign", [atss, simota])
@@ -154,17 +127,3 @@ def test_no_faces_no_images_and_a_thousand_faces(assign: Assign) -> None:
     owners = found.face_index[0][found.face_index[0] >= 0]
     assert found.unmatched_faces.item() == 1000 - owners.unique().numel()
     assert owners.unique().numel() > 500  # two in five have their center outside of the image
-
-
-def test_rounding_decides_in_few_of_those_cases() -> None:
-    """Or the properties above would not test anything."""
-    grid = grid_for(64, 40)
-    close = [
-        atss_slowly(grid, random_faces([4, 2], 64, seed, whole_pixels=seed % 2 == 0), 2, 9)[2] for seed in range(60)
-    ]
-    assert sum(close) <= 3
-    close = []
-    for seed in range(30):
-        heads = random_heads(1, 2, grid.count, seed, spread=seed % 3).hierarchies[0]
-        close.append(simota_slowly(grid, random_faces([3, 2], 64, seed), heads)[2])
-    assert sum(close) <= 2

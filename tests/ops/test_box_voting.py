@@ -47,39 +47,11 @@ def test_a_group_is_its_mean_weighted_by_score_with_its_best_score() -> None:
     assert vote(([0, 0, 10, 20], 0.3), (A, 0.9)) == [([0, 0, 10, 12.5], 0.9)]
 
 
-def test_an_overlap_equal_to_the_threshold_merges() -> None:
-    """IoU 30 / 100 and 29 / 100, without the script's + 1 (which would give 44 / 121 and 42.9 / 121, both above)."""
-    assert vote((A, 0.6), ([0, 0, 10, 3], 0.6)) == [([0, 0, 10, 6.5], 0.6)]
-    assert vote((A, 0.6), ([0, 0, 10, 2.9], 0.5)) == [(A, 0.6), ([0, 0, 10, 2.9], 0.5)]
-
-
-def test_only_the_leader_takes_others_and_at_equal_scores_the_first_leads() -> None:
-    """The middle box overlaps both neighbours by 6 / 14, they each other by 2 / 18: the best is not the middle one."""
-    left, middle, right = A, [4.0, 0, 14, 10], [8.0, 0, 18, 10]
-    assert vote((left, 0.8), (middle, 0.4), (right, 0.6)) == [([4 / 3, 0, 10 + 4 / 3, 10], 0.8), (right, 0.6)]
-    # With the middle one as leader all three are one face.
-    assert vote((left, 0.4), (middle, 0.8), (right, 0.4)) == [(middle, 0.8)]
-    assert vote((left, 0.5), (middle, 0.5), (right, 0.5)) == [([2, 0, 12, 10], 0.5), (right, 0.5)]
-    assert vote((right, 0.5), (middle, 0.5), (left, 0.5)) == [([6, 0, 16, 10], 0.5), (left, 0.5)]
-
-
-def test_what_nothing_agrees_with_stays_unless_told_otherwise() -> None:
-    rows = ((A, 0.4), ([50.0, 0, 60, 10], 0.9), ([50.0, 0, 60, 10], 0.8))
-    assert vote(*rows) == [([50, 0, 60, 10], 0.9), (A, 0.4)]
-    assert vote(*rows, keep_singles=False) == [([50, 0, 60, 10], 0.9)]
-    # The script fails here.
-    assert vote((A, 0.4), keep_singles=False) == []
-    assert vote() == [] and vote(keep_singles=False) == []
-
-
 @pytest.mark.filterwarnings("error")
 def test_boxes_without_area_and_scores_of_zero() -> None:
     point = [5.0, 5, 5, 5]
     assert vote((point, 0.5), (point, 0.4), (A, 0.3)) == [(point, 0.5), (point, 0.4), (A, 0.3)]
     assert vote((A, 0.0), ([0, 0, 10, 20], 0.0)) == [([0, 0, 10, 15], 0.0)]
-    for boxes, scores, options in (((3, 4), (2,), {}), ((2, 4), (2,), {"iou": 0.0})):
-        with pytest.raises(ValueError, match=r"scores|iou"):
-            box_vote(torch.zeros(boxes), torch.zeros(scores), **options)  # type: ignore[arg-type]
 
 
 def clustered(count: int, spread: float, ties: bool, whole: bool, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -60,30 +60,6 @@ def test_settings_are_numbers_in_their_range() -> None:
             detection_settings({key: value})
 
 
-def test_nms_leaves_the_better_of_two_neighbours() -> None:
-    """Neighbours overlap by 0.6, anchors two cells apart by 1/3, three by 64 / 448, so 4 meets 1 below 0.3."""
-    (found,) = detect(heads_with({0: 0.5, 1: 0.9, 2: 0.3, 4: 0.4}), GRID)
-    assert found.boxes_xyxy.tolist() == [anchor_box(1), anchor_box(4)]
-    (loose,) = detect(heads_with({0: 0.5, 1: 0.9, 2: 0.3, 4: 0.4}), GRID, nms_iou=0.61)
-    assert loose.boxes_xyxy.tolist() == [anchor_box(anchor) for anchor in (1, 0, 4, 2)]
-    assert loose.scores.tolist() == pytest.approx([0.9, 0.5, 0.4, 0.3])
-
-
-def test_floor_top_k_and_keep() -> None:
-    scores = {0: 0.9, 4: 0.8, 25: 0.7, 29: 0.015, 38: 0.005}
-    (found,) = detect(heads_with(scores), GRID)
-    assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.015])
-    (found,) = detect(heads_with(scores), GRID, score_floor=0.001)
-    assert len(found.scores) == 5
-    (found,) = detect(heads_with(scores), GRID, keep=2)
-    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
-    # Cut before NMS: neighbour 1 uses up a place.
-    (found,) = detect(heads_with(scores | {1: 0.85}), GRID, top_k=3)
-    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
-    (found,) = detect(heads_with({0: 0.5}), GRID, score_floor=0.5)  # one that equals it passes
-    assert found.scores.tolist() == [0.5]
-
-
 @pytest.mark.parametrize("options", [{}, {"keep": 0}, {"top_k": 0}])
 def test_nothing_found_keeps_its_shape(options: dict[str, int]) -> None:
     found = detect(heads_with({0: 0.9} if options else {}, batch_size=2), GRID, **options)

@@ -1,11 +1,16 @@
 """What the tests of training share: a run of seconds, and the real command line."""
 
+import csv
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from fanet_lightning.cli.config import canonical, compose_config, plain
+from fanet_lightning.cli.provenance import RunRecord, read_record
 from fanet_lightning.train import __main__ as train
+from fanet_lightning.train import run
 
 # A network and a data set so small that a run takes seconds; everything else is the default.
 TINY = [
@@ -28,6 +33,25 @@ def start(verb: str, *words: str, **options: Any) -> "subprocess.Popen[str]":
 
 def _line(verb: str, words: tuple[str, ...]) -> list[str]:
     return [sys.executable, "-m", f"fanet_lightning.{verb}", *words]
+
+
+def record_of(folder: Path | str) -> RunRecord:
+    record = read_record(Path(folder))
+    assert record is not None
+    return record
+
+
+def column(out: Path | str, name: str) -> list[float]:
+    """The values of a column of ``metrics.csv``, without its empty fields."""
+    with (Path(out) / "csv/metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def composed(*words: str) -> None:
+    """A run from Python, whose errors are raised as they are."""
+    config = compose_config("train", words)
+    canonical(config)
+    run.train(run.prepare(plain(config)))
 
 
 def trained(*words: str) -> None:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.provenance import read_record
 from fanet_lightning.train.callbacks import StochasticAverage
-from tests.train.helpers import TINY, trained
+from tests.train.helpers import TINY, record_of, trained
 
 RAISES = """
 from pytorch_lightning import Callback
@@ -28,7 +27,6 @@ def test_a_callback_that_raises_is_one_line_and_the_run_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "raising.py").write_text(RAISES)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     words = [*TINY, "level=1", "out=run", "evaluate_at_end=false"]
     with pytest.raises(SystemExit) as end:
@@ -36,17 +34,14 @@ def test_a_callback_that_raises_is_one_line_and_the_run_resumes(
     error = capfd.readouterr().err
     assert end.value.code == 2 and "Traceback" not in error
     assert "error: raising.Raises (raising.py:9): ValueError: this went wrong" in error
-    record = read_record(Path("run"))
-    assert record is not None and (record.state, record.train["epoch"]) == ("failed", 1)
+    record = record_of("run")
+    assert (record.state, record.train["epoch"]) == ("failed", 1)
     trained(*words, "resume=auto")
-    record = read_record(Path("run"))
-    assert record is not None and (record.state, record.train["starts"]) == ("finished", 2)
+    record = record_of("run")
+    assert (record.state, record.train["starts"]) == ("finished", 2)
 
 
-def test_callbacks_by_one_word_each_go_together_and_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_callbacks_by_one_word_each_go_together_and_resume(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["callbacks=[early_stopping,top_k,lr_finder,swa]", "callbacks.lr_finder.num_training_steps=16", *TINY]
     words += ["epochs=4", "data.train_images=32", "trainer.accumulate_grad_batches=2", "level=1", "out=run"]
     words += ["evaluate_at_end=false"]
@@ -60,8 +55,8 @@ def test_callbacks_by_one_word_each_go_together_and_resume(
     assert checkpoint["hyper_parameters"]["optim"]["lr"] == pytest.approx(float(found[1]), rel=0.01)
     assert checkpoint["global_step"] == 12
     trained(*words, "resume=auto")
-    record = read_record(Path("run"))
-    assert record is not None and (record.state, record.train["steps"]) == ("finished", 16)
+    record = record_of("run")
+    assert (record.state, record.train["steps"]) == ("finished", 16)
     assert "learning rate found" not in capfd.readouterr().out
 
 

@@ -7,27 +7,19 @@ import pytest
 import torch
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.provenance import read_record
 from fanet_lightning.train.callbacks import FewImages
-from tests.train.helpers import TINY, trained
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+from tests.train.helpers import TINY, record_of, trained
 
 
 def test_one_batch_leaves_a_record_and_nothing_else() -> None:
     trained("debug=fdr", *TINY, "level=1", "out=run")
-    record = read_record(Path("run"))
-    assert record is not None and record.state == "finished" and record.train["steps"] == 1
+    assert (record_of("run").state, record_of("run").train["steps"]) == ("finished", 1)
     assert not Path("run/checkpoints").exists() and not Path("run/csv").exists()
 
 
 def test_a_part_of_the_images_is_trained_on_and_scored() -> None:
     trained("debug=limit", "callbacks.few_images.take=0.5", *TINY, "level=1", "out=run")
-    record = read_record(Path("run"))
-    assert record is not None and record.scores["original"]["images"] == 2  # of 3
+    assert record_of("run").scores["original"]["images"] == 2  # of 3
     checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     assert len(checkpoint["training_images"][0]["ids"]) == 4  # of 8
 

@@ -1,14 +1,12 @@
 """Caches, waiting and bad images through the real command line."""
 
-import csv
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.data.wider_files import numbered, write_image, write_wider
-from tests.train.helpers import command
+from tests.data.wider_files import numbered, write_wider
+from tests.train.helpers import column, command, record_of
 
 WORDS = [
     "data=wider_face", "data.root=faces", "level=1", "hl=false", "model.width=0.0625", "model.batch_norm=false",
@@ -39,12 +37,10 @@ def test_two_ranks_share_one_cache_and_what_they_know_of_bad_images(faces: Path)
     assert all(re.search(r"images/s  waiting \d+\.\d%  .*1 images unreadable", line) for line in epochs)
     assert "1 training images could not be read: 0--Parade/0_Parade_005" in lines
     assert "reads all files itself" not in done.stderr
-    record = json.loads((faces / "two/run.json").read_text())
-    assert record["train"]["unreadable_images"] == ["0--Parade/0_Parade_005"]
-    assert 0 < record["train"]["wait_share"] < 1
-    rows = list(csv.DictReader((faces / "two/csv/metrics.csv").open()))
-    shares = [float(row["train/wait_share"]) for row in rows if row["train/wait_share"]]
-    assert len(shares) == 2 and shares[1] == pytest.approx(record["train"]["wait_share"], abs=1e-3)
+    record = record_of(faces / "two").train
+    assert record["unreadable_images"] == ["0--Parade/0_Parade_005"] and 0 < record["wait_share"] < 1
+    _, share = column(faces / "two", "train/wait_share")
+    assert share == pytest.approx(record["wait_share"], abs=1e-3)
 
 
 @pytest.mark.slow
@@ -56,7 +52,3 @@ def test_a_bad_validation_image_ends_the_run_before_its_first_step(faces: Path) 
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "1 of 3 validation images cannot be read, the first is" in line and "cut short" in line
     assert "Traceback" not in done.stderr and "epoch 1" not in done.stdout
-    write_image(path, 1, (96, 128))
-    wrong = command("train", *WORDS, "out=run", "cache=ram", "overwrite=true", cwd=faces)
-    assert wrong.returncode == 2
-    assert "error: cache=ram is unknown; take memory or null" in wrong.stderr

@@ -72,10 +72,7 @@ def test_a_study_is_of_one_search(settings: dict[str, Any], searched: list[str],
 
 
 @pytest.mark.parametrize("storage", ["sqlite:////nowhere/at/all.db", "nothing://x", "sqlite:///run.json"])
-def test_a_storage_that_cannot_be_opened_is_one_line(
-    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_storage_that_cannot_be_opened_is_one_line(storage: str) -> None:
     Path("run.json").write_text("no data base" * 100)
     with pytest.raises(InputError, match=r"hydra\.sweeper\.storage"):
         train.main(["-m", "hparams_search=optuna", *TINY, *SEARCHED, f"hydra.sweeper.storage={storage}"])

@@ -1,6 +1,5 @@
 """Sweeps through the real command line: one failing variant, resuming, several ranks, launchers, one that is done."""
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from fanet_lightning.cli.provenance import RunRecord, locked, read_record
 from fanet_lightning.train import __main__ as train
 from fanet_lightning.train import run as training
 from fanet_lightning.train import sweep
-from tests.train.helpers import TINY, command, start
+from tests.train.helpers import TINY, command, record_of, start
 
 
 def started(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -46,36 +45,32 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
-def test_a_finished_variant_is_not_trained_again(tmp_path: Path, no_process: None) -> None:
-    settings = settings_of("level=2", "hl=true")
-    score = {"folder": "evaluation", "ap": {"easy": 0.5, "hard": 0.25}}
-    record = RunRecord(name="level2_hl", seed=0, settings=settings, state="finished", scores={"original": score})
-    record.write(tmp_path / "level2_hl_seed0")
-    found = variant(tmp_path / "level2_hl_seed0", settings)
-    assert (found.state, found.value) == ("done before", 0.25)
-    assert sweep.read_jobs(tmp_path) == [found]
-
-
-def test_a_variant_of_other_settings_is_left_alone_and_named(tmp_path: Path, no_process: None) -> None:
-    record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="finished")
-    record.write(tmp_path / "level2_seed0")
-    found = variant(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
-    assert found.state == "failed"
-    assert found.error is not None and "holds a run with epochs=7, this one has epochs=8" in found.error
-    assert read_record(tmp_path / "level2_seed0") == record
+@pytest.mark.parametrize(
+    ("epochs", "state", "found", "error"),
+    [(8, "finished", "done before", None), (7, "finished", "failed", "a run with epochs=7, this one has epochs=8"),
+     (7, "failed", None, None)],  # in its start: that one may be of other settings
+)  # fmt: skip
+def test_a_variant_that_is_there_already(
+    epochs: int, state: Any, found: str | None, error: str | None, tmp_path: Path, no_process: None
+) -> None:
+    folder, settings = tmp_path / "level2_seed0", settings_of("level=2", "epochs=8")
+    scores = {"original": {"folder": "evaluation", "ap": {"easy": 0.5, "hard": 0.25}}} if state == "finished" else {}
+    record = RunRecord("level2", 0, settings_of("level=2", f"epochs={epochs}"), state=state, scores=scores)
+    record.write(folder)
+    if found is None:
+        with pytest.raises(AssertionError, match="a process was started"):
+            variant(folder, settings)
+        return
+    result = variant(folder, settings)
+    assert (result.state, result.value) == (found, 0.0 if error else 0.25)
+    assert sweep.read_jobs(tmp_path) == [result] and (error or "") in (result.error or "")
+    assert read_record(folder) == record
 
 
 def test_a_full_disk_fails_a_variant_and_not_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "_run_or_skip", Mock(side_effect=OSError(28, "No space left on device")))
     found = variant(tmp_path / "level2_seed0", settings_of("level=2"))
     assert found.state == "failed" and found.error is not None and "No space left" in found.error
-
-
-def test_a_variant_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path, no_process: None) -> None:
-    record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="failed")
-    record.write(tmp_path / "level2_seed0")
-    with pytest.raises(AssertionError, match="a process was started"):
-        variant(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
 
 
 def test_variants_that_mean_the_same_model_are_one(tmp_path: Path, no_process: None) -> None:
@@ -87,15 +82,13 @@ def test_variants_that_mean_the_same_model_are_one(tmp_path: Path, no_process: N
     assert names == {"level1"}
 
 
-def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
     # The lock of the same process counts as another's: file locks belong to open files.
     with locked(tmp_path / "grid", "sweep"), pytest.raises(InputError, match=r"grid is in use by a sweep \(process"):
         train.main(["-m", "level=1,2", "sweep=grid", *TINY])
 
 
-def test_a_run_is_not_overwritten_by_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_run_is_not_overwritten_by_mistake(tmp_path: Path) -> None:
     RunRecord(name="level1", seed=0, settings=settings_of("level=1"), state="finished").write(tmp_path / "mine")
     with pytest.raises(InputError, match=r"out=mine holds a run already \(level1, finished\).*overwrite=true"):
         train.main(["level=1", "out=mine", *TINY])
@@ -104,10 +97,7 @@ def test_a_run_is_not_overwritten_by_mistake(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("words", [[], ["overwrite=true"]])
-def test_what_is_of_something_else_is_not_written_over(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_is_of_something_else_is_not_written_over(words: list[str], tmp_path: Path) -> None:
     for name in ("checkpoints/thesis.pt", "evaluation/marks.csv", "evaluation_short640/a.txt", "csv/mine.csv"):
         mine = tmp_path / "mine" / name
         mine.parent.mkdir(parents=True)
@@ -135,8 +125,6 @@ def test_overwriting_a_run_removes_what_a_run_makes_and_nothing_else(tmp_path: P
 
 
 def test_the_ablation_is_seven_trainings_per_seed() -> None:
-    config = compose_config("train", ["experiment=ablation", "seeds=2"], with_hydra=True)
-    assert config.hydra.sweep.dir == "multirun/ablation_synthetic"
     config = compose_config("train", ["experiment=[paper,ablation]"], with_hydra=True)
     assert config.hydra.sweep.dir == "multirun/ablation_wider_face"
     assert (config.input_size, config.optim.name) == (640, "sgd")
@@ -173,7 +161,7 @@ def test_the_slurm_configuration_makes_an_array_job_that_is_queued_again(
         assert f"#SBATCH {line}" in script, script
 
 
-def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
+def test_the_summary_names_what_failed_with_its_log() -> None:
     variants = [
         sweep.Variant(0, "level1_seed0", "s/level1_seed0", "finished", 90.0, {"easy": 0.5, "hard": 0.25}),
         sweep.Variant(1, "level1_seed0", "s/level1_seed0", "same as"),
@@ -215,7 +203,8 @@ def test_a_sweep_that_is_interrupted_says_what_became_of_its_variants(
 
 @pytest.mark.slow
 def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    words = ["-m", "level=1,9,2", "hl=true,false", *TINY]
+    """Also where each variant has two ranks."""
+    words = ["-m", "level=1,9,2", "hl=true,false", *TINY, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     first = command("train", *words, cwd=tmp_path)
     assert first.returncode == 1
     assert "Traceback" not in first.stdout + first.stderr
@@ -224,11 +213,12 @@ def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_mis
     assert [name for name in started(first) if not name.startswith("level9")] == [folders[0], *folders[1:]]
     for name in folders:
         assert (variants / name / "checkpoints/best.ckpt").is_file()
-        record = read_record(variants / name)
-        assert record is not None and record.state == "finished" and set(record.scores) == {"original"}
-    failed = read_record(variants / "level9_context_hl_seed0")
-    assert failed is not None and failed.state == "failed"
-    assert failed.error == "level=9: agglomeration from conv_fc7 allows level=1 … 4"
+        record = record_of(variants / name)
+        assert (record.state, set(record.scores), record.train["devices"]) == ("finished", {"original"}, 2)
+    # Nothing else of the ranks.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "multirun"]
+    failed = record_of(variants / "level9_context_hl_seed0")
+    assert (failed.state, failed.error) == ("failed", "level=9: agglomeration from conv_fc7 allows level=1 … 4")
     assert "failed: level9_context_hl_seed0: level=9" in first.stdout
     assert f"log: {variants}/level9_context_hl_seed0/train.log" in first.stdout
 
@@ -237,21 +227,6 @@ def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_mis
     second = command("train", *words, cwd=tmp_path)
     assert sorted(started(second)) == ["level2_context_seed0", "level9_context_hl_seed0", "level9_context_seed0"]
     assert times == {name: (variants / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
-
-
-@pytest.mark.slow
-def test_ranks_inside_a_sweep_also_after_a_failed_variant(tmp_path: Path) -> None:
-    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *TINY, "hl=true"]
-    done = command("train", "-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
-    assert done.returncode == 1, done.stderr[-2000:]
-    assert started(done) == ["level1_seed0", "level9_context_hl_seed0", "level2_context_hl_seed0"]
-    # One sweep folder, nothing else of the ranks.
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "grid"]
-    for name in ("level1_seed0", "level2_context_hl_seed0"):
-        record = read_record(tmp_path / "grid" / name)
-        assert record is not None and record.state == "finished" and record.train["devices"] == 2
-        scores = json.loads((tmp_path / "grid" / name / "evaluation/scores.json").read_text())
-        assert scores["images"] == 3
 
 
 @pytest.mark.slow
@@ -288,9 +263,8 @@ def test_a_preempted_variant_is_queued_again_and_resumes(tmp_path: Path) -> None
     job = int(Path(f"/proc/{holder}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(job, signal.SIGUSR2)
     assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
-    record = read_record(folder)
-    assert record is not None and record.state == "finished"
-    assert (record.train["starts"], record.train["epoch"]) == (2, 60)
+    record = record_of(folder)
+    assert (record.state, record.train["starts"], record.train["epoch"]) == ("finished", 2, 60)
     assert "resuming from" in (folder / "train.log").read_text()
 
 
@@ -300,8 +274,7 @@ def test_torchrun_works_with_a_folder_that_all_ranks_share(tmp_path: Path) -> No
     words = ["level=2", *TINY, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     done = subprocess.run([*command, *words, "out=run"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    record = read_record(tmp_path / "run")
-    assert record is not None and record.state == "finished" and record.train["devices"] == 2
+    assert (record_of("run").state, record_of("run").train["devices"]) == ("finished", 2)
     refused = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert refused.returncode != 0
     assert "error: torchrun needs the run" in refused.stderr and "out=DIR" in refused.stderr

@@ -1,8 +1,6 @@
 """What a run says of how long it waits for its loader, and of images that it could not read."""
 
-import csv
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from fanet_lightning.data import datamodule
 from fanet_lightning.train import callbacks
 from tests.data.helpers import FakeClock, Recorder, Shift, module_of, trainer
 from tests.data.wider_files import numbered, write_wider
+from tests.train.helpers import column
 
 
 @pytest.fixture
@@ -40,33 +39,13 @@ class Slow(Recorder):
         self.clock.now += 50.0
 
 
-def test_a_run_that_resumes_inside_an_epoch_counts_from_there(
-    clock: FakeClock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Lightning does not start an epoch that it resumes with: two batches of four images in 4 s."""
-    clock.now = 50_000.0  # a machine that has been up for long
-    loop = SimpleNamespace(
-        world_size=1, current_epoch=3, max_epochs=9, global_step=40, is_global_zero=True, should_stop=False,
-        callback_metrics={}, train_dataloader=None, datamodule=None, gradient_clip_val=None,
-    )  # fmt: skip
-    module = SimpleNamespace(log=lambda *_, **__: None)
-    report = callbacks.EpochReport()
-    report.on_train_start(loop, module)  # type: ignore[arg-type]
-    for index in range(2):
-        clock.now += 2.0
-        batch = SimpleNamespace(image_ids=["a", "b", "c", "d"])
-        report.on_train_batch_end(loop, module, None, batch, index)  # type: ignore[arg-type]
-    report.on_train_epoch_end(loop, module)  # type: ignore[arg-type]
-    assert "epoch 4/9  step 40  2.0 images/s" in capsys.readouterr().out
-
-
 def test_the_share_of_an_epoch_spent_waiting(
     tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_wider(tmp_path, "train", numbered(13))
     write_wider(tmp_path, "val", numbered(5))
     record = RunRecord("name", 0, {})
-    report = [callbacks.EpochReport(), callbacks.RecordProgress(record, tmp_path)]
+    report = [callbacks.EpochReport(record=record, folder=tmp_path)]
     data = module_of(tmp_path, augment=clock.takes(1.5, Shift()))
     logger = CSVLogger(tmp_path, name="", version="csv")
     trainer(tmp_path, callbacks=report, logger=logger, max_epochs=2).fit(Slow(clock), datamodule=data)
@@ -75,8 +54,7 @@ def test_the_share_of_an_epoch_spent_waiting(
     assert len(lines) == 2 and all("0.5 images/s  waiting 75.0%" in line for line in lines)
     assert record.train["wait_share"] == 0.75
     assert record.train["unreadable_images"] == []
-    rows = list(csv.DictReader((tmp_path / "csv/metrics.csv").open()))
-    assert [float(row["train/wait_share"]) for row in rows if row["train/wait_share"]] == [0.75, 0.75]
+    assert column(tmp_path, "train/wait_share") == [0.75, 0.75]
 
 
 def test_unreadable_images_are_counted_named_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +64,7 @@ def test_unreadable_images_are_counted_named_and_recorded(tmp_path: Path, capsys
     for name in names:
         (tmp_path / "WIDER_train" / "images" / f"{name}.jpg").write_bytes(b"")
     record = RunRecord("name", 0, {}, train={"unreadable_images": ["found/earlier"]})
-    report = [callbacks.EpochReport(), callbacks.RecordProgress(record, tmp_path)]
+    report = [callbacks.EpochReport(record=record, folder=tmp_path)]
     trainer(tmp_path, callbacks=report, max_epochs=1).fit(Recorder(), datamodule=module_of(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("epoch 1/1") and lines[0].endswith("3 images unreadable")

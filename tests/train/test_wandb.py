@@ -2,19 +2,17 @@
 
 import contextlib
 import csv
-import http.server
 import io
 import json
 import os
-import pty
 import re
 import shutil
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -22,7 +20,6 @@ import pytest
 import torch
 import wandb
 
-from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import read_record
 from fanet_lightning.data.records import ImageRecord
@@ -39,15 +36,8 @@ from fanet_lightning.train.loggers import (
     spread,
 )
 from fanet_lightning.train.module import FaceDetectionModule
-from fanet_lightning.train.run import train
-from tests.train.wandb_files import (
-    FakeWandb,
-    OfflineRun,
-    finished_runs,
-    no_account,
-    offline_runs,
-    useless_server,
-)
+from tests.train.helpers import composed
+from tests.train.wandb_files import OfflineRun, finished_runs, no_account, useless_server
 
 TINY = [
     "level=2", "context=false", "model.width=0.0625", "input_size=64", "batch_size=4", "workers=0",
@@ -76,9 +66,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, no_key: None) -> tuple[Pat
     folder = tmp_path_factory.mktemp("trained")
     words = [*TINY, f"out={folder}/run", f"data.root={folder}/data", "group=ablation", "evaluate_at_end=false"]
     printed = io.StringIO()
-    train(compose_config("train", [*words, "stop_after=1"]))
+    composed(*words, "stop_after=1")
     with contextlib.redirect_stdout(printed):
-        train(compose_config("train", [*words, "resume=auto"]))
+        composed(*words, "resume=auto")
     return folder, finished_runs(folder / "run"), printed.getvalue()
 
 
@@ -141,11 +131,10 @@ def test_curves_and_the_same_images_are_at_the_step_of_their_validation(trained:
         assert len(values) == 2 and values[0] == values[1]
 
 
-def test_a_training_that_raises_ends_its_run_and_the_next_one_is_new(
+def test_a_training_that_raises_ends_its_run(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained[0] / "data", tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
     step = FaceDetectionModule.training_step
 
     def failing(module: FaceDetectionModule, batch: Any, index: int) -> Any:
@@ -154,19 +143,14 @@ def test_a_training_that_raises_ends_its_run_and_the_next_one_is_new(
         return step(module, batch, index)
 
     words = [*TINY, "evaluate_at_end=false", "epochs=1"]
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the card is gone"):
-        patch.setattr(FaceDetectionModule, "training_step", failing)
-        train(compose_config("train", [*words, "out=failed"]))
-    assert wandb.run is None
-    train(compose_config("train", [*words, "out=well", "seed=1"]))
-    (failed,), (well,) = finished_runs(tmp_path / "failed"), finished_runs(tmp_path / "well")
-    assert (failed.exit_code, well.exit_code) == (1, 0)
-    assert failed.identifier != well.identifier and well.name == "level2_hl_seed1"
+    monkeypatch.setattr(FaceDetectionModule, "training_step", failing)
+    with pytest.raises(RuntimeError, match="the card is gone"):
+        composed(*words, "out=failed")
+    (failed,) = finished_runs(tmp_path / "failed")
+    assert wandb.run is None and failed.exit_code == 1
     assert [s for s, _ in failed.series("train/loss")] == [0]
-    assert capsys.readouterr().out.count("send this run with: wandb sync") == 2
+    assert capsys.readouterr().out.count("send this run with: wandb sync") == 1
 
-
-# What is wrong with the key, the server or W&B itself
 
 SETTINGS = {
     "project": "tests", "entity": None, "mode": "auto", "tags": ["quick"], "images": 2, "init_timeout": 2,
@@ -202,56 +186,27 @@ def test_what_cannot_go_online_continues_offline_and_says_so_in_one_line(
     assert printed.out == f"W&B: send this run with: wandb sync {kept.folder}\n"
 
 
-@pytest.fixture
-def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeWandb) as fake:
-        fake.queries, fake.rows = [], []  # type: ignore[attr-defined]
-        threading.Thread(target=fake.serve_forever, daemon=True).start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{fake.server_port}")
-        monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
-        yield fake
-        fake.shutdown()
-
-
-def test_a_run_with_a_key_is_online(fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    built = build(tmp_path, init_timeout=120, finish_timeout=120)
-    record = built.record
-    assert record["mode"] == "online"
-    for step in range(3):
-        built.log_metrics({"loss": step / 2}, step)
-    built.finish(0)
-    first = next(variables for name, variables in fake_wandb.queries if name == "UpsertBucket")
-    assert (first["name"], first["groupName"], first["displayName"]) == (record["id"], "sweep", "variant_seed3")
-    assert json.loads(first["config"])["seed"] == {"value": 3}
-    assert [(row["trainer/global_step"], row["loss"]) for row in fake_wandb.rows] == [(0, 0.0), (1, 0.5), (2, 1.0)]
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    assert printed.out == f"W&B: http://127.0.0.1:{fake_wandb.server_port}/me/tests/runs/{record['id']}\n"
-
-
-@pytest.mark.slow
-def test_online_without_a_key_does_not_ask_even_on_a_terminal(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from fanet_lightning.train.loggers import build_loggers\n"
-        f"settings = { ({**SETTINGS, 'mode': 'online'})!r}\n"
-        "options = {'logger': {'wandb': settings}, 'group': None, 'name': 'variant', 'seed': 0}\n"
-        "build_loggers(options, Path('run'))[1].finish(0)\n"
+def test_a_run_with_a_key_is_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Mock(
+        spec_set=wandb.Run, id="abc", project="tests", dir=f"{tmp_path}/files", offline=False, url="http://x/abc"
     )
-    controller, terminal = pty.openpty()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, timeout=300,
-            env={**os.environ, "TERM": "xterm"},  # W&B would not ask on a dumb one
-        )  # fmt: skip
-        shown = os.read(controller, 100_000).decode()
-    finally:
-        os.close(controller)
-        os.close(terminal)
-    assert done.returncode == 0
-    assert "warning: W&B cannot go online (No API key configured" in shown
-    assert "Enter your choice" not in shown
-    assert len(offline_runs(tmp_path / "run")) == 1
+    monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+    inputs: list[str] = []
+    init = Mock(side_effect=lambda **_: inputs.append(sys.stdin.name) or run)
+    monkeypatch.setattr(wandb, "init", init)
+    built = build(tmp_path)
+    built.log_metrics({"loss": 0.5}, 7)
+    built.finish(0)
+    assert built.record["mode"] == "online" and inputs == [os.devnull]  # so that nothing can ask
+    asked = init.call_args.kwargs
+    assert {key: asked[key] for key in ("mode", "group", "name")} == {
+        "mode": "online", "group": "sweep", "name": "variant_seed3",
+    }  # fmt: skip
+    run.log.assert_called_once_with({"loss": 0.5, "trainer/global_step": 7})
+    run.finish.assert_called_once_with(exit_code=0)
+    assert capsys.readouterr() == ("W&B: http://x/abc\n", "")
 
 
 def test_a_training_outlives_what_fails_inside_wandb(
@@ -275,17 +230,13 @@ def test_a_training_outlives_what_fails_inside_wandb(
 
 
 def test_auto_is_online_exactly_where_a_key_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_mode("auto") == "offline"
     assert [resolve_mode(mode) for mode in ("online", "offline", "disabled")] == ["online", "offline", "disabled"]
     netrc = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(netrc))
     assert resolve_mode("auto") == "offline"
-    netrc.write_text(f"machine example.org login user password {WELL_FORMED_KEY}\n")
-    assert resolve_mode("auto") == "offline"
-    netrc.write_text(f"machine 127.0.0.1 login user password {WELL_FORMED_KEY}\n")
-    assert resolve_mode("auto") == "online"
-    netrc.write_text("not a netrc file {")
-    assert resolve_mode("auto") == "offline"
+    for host, mode in (("example.org", "offline"), ("127.0.0.1", "online"), ("{", "offline")):
+        netrc.write_text(f"machine {host} login user password {WELL_FORMED_KEY}\n")
+        assert resolve_mode("auto") == mode
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
     assert resolve_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -293,9 +244,6 @@ def test_auto_is_online_exactly_where_a_key_is_set_up(tmp_path: Path, monkeypatc
     assert resolve_mode("online") == "online"
     options = {"logger": {"wandb": {**SETTINGS, "mode": "auto"}}}
     assert build_loggers(options, tmp_path / "none") == ([], None) and not (tmp_path / "none").exists()
-
-
-# The workspace
 
 
 def test_every_panel_of_the_workspace_shows_something_that_runs_log(
@@ -342,27 +290,16 @@ def test_the_workspace_is_one_that_wandb_takes() -> None:
     assert [len(section["panels"]) for section in sections] == [len(several) for several in panels.values()]
 
 
-# Curves and images of a validation
-
-
-class Recorded:
-    """Stands in for a run: keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.rows.append(values)
-
-
-class Stage:
-    """What the callback reads of a trainer and of a module."""
-
-    sanity_checking, is_global_zero, global_step = False, True, 40
-
-    def __init__(self, records: list[ImageRecord], detections: dict[str, Detections]) -> None:
-        self.datamodule, self.val_records = self, records
-        self.detections, self.curves = detections, {}
+def logged(record: ImageRecord, detections: dict[str, Detections], images: int) -> dict[str, Any]:
+    """The row of one validation."""
+    stage: Any = SimpleNamespace(
+        sanity_checking=False, is_global_zero=True, global_step=40, curves={}, detections=detections,
+        datamodule=SimpleNamespace(val_records=[record]),
+    )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    WandbValidation(SimpleNamespace(log=rows.append), images).on_validation_end(stage, stage)  # type: ignore[arg-type]
+    (row,) = rows
+    return row
 
 
 def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path) -> None:
@@ -372,14 +309,8 @@ def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path
     found = Detections(
         torch.tensor([[120.0, 60, 310, 170], [0, 0, 10, 10], [4, 4, 8, 8]]), torch.tensor([0.9, 0.3, 0.29])
     )
-    stage, run = Stage([record], {"event/image": found}), Recorded()
-    WandbValidation(run, 4).on_validation_end(stage, stage)  # type: ignore[arg-type]
-    stage.val_records, none = [ImageRecord("a", Path("not/there.jpg"))], Recorded()
-    WandbValidation(none, 0).on_validation_end(stage, stage)  # type: ignore[arg-type]
-    assert none.rows == [{"trainer/global_step": 39}]
-    (row,) = run.rows
-    assert row["trainer/global_step"] == 39
-    image = row["images/0"]
+    assert logged(ImageRecord("a", Path("not/there.jpg")), {}, 0) == {"trainer/global_step": 39}
+    image = logged(record, {"event/image": found}, 4)["images/0"]
     assert image.image.size == (512, 256)
     assert image.image.getpixel((5, 5)) == pytest.approx((255, 0, 0), abs=3)  # JPEG
     boxes = {name: layer._val for name, layer in image._boxes.items()}
@@ -394,10 +325,8 @@ def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path
 
 
 def test_images_are_spread_evenly_from_the_first_to_the_last() -> None:
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(3, 8) == [0, 1, 2]
-    assert spread(5, 1) == [0]
-    assert spread(5, 0) == spread(0, 3) == []
+    found = [spread(*given) for given in ((10, 4), (3, 8), (5, 1), (5, 0), (0, 3))]
+    assert found == [[0, 3, 6, 9], [0, 1, 2], [0], [], []]
 
 
 def test_a_chart_has_few_points_of_each_curve() -> None:

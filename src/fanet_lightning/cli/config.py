@@ -255,6 +255,8 @@ def made(key: str, node: Any, *args: Any, **kwargs: Any) -> Any:
         return instantiate(node, *args, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause = error.__cause__ or error
+        if isinstance(cause, ImportError) and str(cause).startswith("Error loading"):  # Hydra's own
+            raise _not_found(key, node["_target_"], cause) from error
         raise InputError(str(cause) if isinstance(cause, InputError) else f"{key}: {_one_line(cause)}") from error
 
 
@@ -466,7 +468,7 @@ def _takes(target: str, key: str, argument: str) -> bool:
         raise _not_found(key.removesuffix(f".{argument}"), target, error) from error
 
 
-def _not_found(key: str, target: str, error: Exception) -> InputError:
+def _not_found(key: str, target: str, error: BaseException) -> InputError:
     why = f"cannot be imported ({first_line(error.__cause__ or error)})"
     return InputError(f"{key}._target_={target} {why}; run where its module is, or put that folder on PYTHONPATH")
 

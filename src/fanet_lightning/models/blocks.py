@@ -28,8 +28,7 @@ def init_xavier(layer: nn.Conv2d) -> None:
 class ConvReLU(nn.Conv2d):
     """Convolution that keeps the size at stride 1, optional batch normalization, ReLU. (B, C, H, W) → (B, C', H', W').
 
-    A ``Conv2d`` itself, so that its weights bear the paper's layer names: ``trunk.conv3_3.weight``.
-    The bias stays under batch normalization, as in torchvision's ``vgg16_bn``.
+    A ``Conv2d`` itself, so that its weights bear the paper's layer names; with batch normalization its bias stays.
     """
 
     def __init__(
@@ -68,9 +67,8 @@ class ConvReLU(nn.Conv2d):
             return
         assert self.bias is not None and self.bn.running_mean is not None and self.bn.running_var is not None
         factor = self.bn.weight.double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
-        bias = (self.bias.double() - self.bn.running_mean.double()) * factor + self.bn.bias.double()
         self.weight.copy_(self.weight.double() * factor[:, None, None, None])
-        self.bias.copy_(bias)
+        self.bias.copy_((self.bias.double() - self.bn.running_mean.double()) * factor + self.bn.bias.double())
         self.bn = None
 
 
@@ -80,9 +78,8 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 def fuse(network: NetworkT) -> NetworkT:
     """A copy for inference: every :class:`ConvReLU` with its batch normalization folded in, in evaluation mode.
 
-    Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries and the heads
-    of the lower hierarchies, which detection never runs; it is not to be trained. Batch normalization inside a timm
-    backbone stays: its layers are not ours.
+    Outputs are those of ``network.eval()`` up to rounding. The copy lacks the heads of the lower hierarchies, which
+    detection never runs; it is not to be trained. Batch normalization inside a timm backbone stays.
     """
     unused: list[nn.Module] = getattr(network, "training_only", list)()  # a single layer has none
     fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
@@ -95,8 +92,7 @@ def fuse(network: NetworkT) -> NetworkT:
 class L2Norm(nn.Module):
     """Each cell's channel vector brought to length 1, then one learnt scale per channel (ParseNet; S3FD §3.1).
 
-    (B, C, H, W) → the same shape and dtype. The arithmetic is at least float32: the sum of squares of a
-    half-precision map overflows.
+    (B, C, H, W) → the same shape and dtype; at least float32 inside: half-precision sums of squares overflow.
     """
 
     def __init__(self, channels: int, scale: float) -> None:
@@ -105,9 +101,8 @@ class L2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
         # A cell without any activation stays zero instead of becoming 0/0.
-        inverse: Tensor = 1 / (length + 1e-6)
+        inverse: Tensor = 1 / (torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide) + 1e-6)
         return (x * inverse * self.scale[:, None, None]).to(x.dtype)
 
 
@@ -126,12 +121,8 @@ class ABlock(nn.Module):
     ``shallow`` 1×1 to X = N channels; with ``context`` four branches 1×1, 1×3, 3×1, 3×3 of X/4 channels each follow.
     ``deep`` 1×1, bilinear upsampling. ``smooth`` 3×3 over the concatenation, to N channels.
 
-    Args:
-        shallow_channels, deep_channels: of the two inputs.
-        width: factor on N, X/4 and the deep branch, each rounded by :func:`scaled`.
-        channels: N. The paper's 256.
-        deep: channels of the deep branch. The paper's N/8 = 32.
-        batch_norm: batch normalization after every convolution; the paper has none.
+    ``channels`` is N (the paper's 256), ``deep`` the deep branch's (N/8 = 32); ``width``: factor on N, X/4 and
+    ``deep``, each rounded by :func:`scaled`; ``batch_norm``: after every convolution, the paper has none.
     """
 
     def __init__(
@@ -141,14 +132,12 @@ class ABlock(nn.Module):
         super().__init__()
         self.channels, branch, deep = scaled(channels, width), scaled(channels // 4, width), scaled(deep, width)
         self.shallow = ConvReLU(shallow_channels, self.channels, 1, batch_norm=batch_norm)
-        self.context = None
-        if context:
-            self.context = nn.ModuleDict(
-                {
-                    f"branch_{h}x{w}": ConvReLU(self.channels, branch, (h, w), batch_norm=batch_norm)
-                    for h, w in ((1, 1), (1, 3), (3, 1), (3, 3))
-                }
-            )
+        branches = {
+            f"branch_{h}x{w}": ConvReLU(self.channels, branch, (h, w), batch_norm=batch_norm)
+            for h, w in ((1, 1), (1, 3), (3, 1), (3, 3))
+            if context
+        }
+        self.context = nn.ModuleDict(branches) if context else None
         self.deep = ConvReLU(deep_channels, deep, 1, batch_norm=batch_norm)
         inputs = (4 * branch if context else self.channels) + deep
         self.smooth = ConvReLU(inputs, self.channels, 3, batch_norm=batch_norm)
@@ -169,10 +158,9 @@ _KINDS: dict[str, tuple[list[int], list[float], list[float]]] = {
 
 
 class Normaliser(nn.Module):
-    """RGB images (B, 3, H, W), uint8 or float in 0 … 255, to what the backbone was trained on.
+    """RGB images (B, 3, H, W), uint8 or float in 0 … 255, to what the backbone was trained on: a kind of ``_KINDS``.
 
-    ``imagenet``: RGB, torchvision's mean and standard deviation. ``caffe``: BGR, mean 104, 117, 123, not divided.
-    Buffers: a state dict restores them, whatever kind the network was built with.
+    Its values are buffers: a state dict restores them, whatever kind the network was built with.
     """
 
     order: Tensor
@@ -207,26 +195,17 @@ STRIDE_NAMES = ("stride4", "stride8", "stride16", "stride32", "stride64", "strid
 class Backbone(nn.Module):
     """Six maps from a normalized image, strides 4, 8, 16, 32, 64 and 128: level 1 of FANet.
 
-    ``forward``: (B, 3, H, W) float → six maps (B, C, about H / stride, about W / stride), shallow first.
+    ``forward``: (B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), shallow first.
     ``map_names``: the maps' names, which heads, A-blocks and ``agglomerate_from`` go by. ``channels``: C of each.
-    ``width``: the factor that its channels were scaled with; 1 is the backbone as it is named.
+    ``trained_layers()``: the layers that trained weights exist for, by name, in the order in which images pass them.
     """
 
     map_names: tuple[str, ...] = STRIDE_NAMES
     channels: tuple[int, ...]
-    width: float
-
-    def trained_layers(self) -> dict[str, nn.Module]:
-        """The layers that trained weights exist for, by name, in the order in which images run through them."""
-        raise NotImplementedError
 
 
 class ExtraMaps(nn.Module):
-    """The maps of stride 64 and 128 from the one of stride 32: a 1×1 and a 3×3 convolution of stride 2 each.
-
-    As S3FD's conv6_1 … conv7_2, with 1×1 layers of ``inner`` and maps of ``channels`` channels, scaled by ``width``.
-    (B, C, H, W) → (B, channels, ⌈H / 2⌉, ⌈W / 2⌉), (B, channels, ⌈H / 4⌉, ⌈W / 4⌉).
-    """
+    """The maps of stride 64 and 128 from the one of stride 32, as S3FD's conv6_1 … conv7_2, scaled by ``width``."""
 
     def __init__(self, inputs: int, *, inner: int, channels: int, width: float, batch_norm: bool) -> None:
         super().__init__()

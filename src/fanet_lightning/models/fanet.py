@@ -1,17 +1,17 @@
 """FANet (paper §3, equations 1–3), networks by name, and what they cost."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample, upsample_to
-from fanet_lightning.models.heads import Heads, map_shapes
+from fanet_lightning.models.heads import Heads
 from fanet_lightning.models.light import LightBackbone
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
 from fanet_lightning.models.timm_backbone import TimmBackbone
@@ -45,8 +45,7 @@ class FANet(nn.Module):
         normaliser: ``imagenet`` or ``caffe``.
         face_prior: the score that every anchor starts with, see :class:`fanet_lightning.models.heads.Heads`.
 
-    Raises:
-        InputError: a value outside these, with the choices.
+    InputError: a value outside these, with the choices.
     """
 
     def __init__(
@@ -59,8 +58,7 @@ class FANet(nn.Module):
         widths = [block_channels] if isinstance(block_channels, int) else list(block_channels)
         if not widths or not all(is_whole(n, 1) for n in (*widths, deep_channels)):
             raise InputError(
-                f"model.block_channels={block_channels} model.deep_channels={deep_channels}: give numbers of channels, "
-                "of the blocks also one per map as in [24,48,64]"
+                f"model.block_channels={block_channels} model.deep_channels={deep_channels}: give numbers of channels"
             )
         if backbone == "vgg":
             trunk: Backbone = VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
@@ -113,16 +111,14 @@ class FANet(nn.Module):
     ) -> NetworkOutput:
         """Detect on (B, 3, H, W) RGB images, uint8 or float in 0 … 255.
 
-        ``all_hierarchies``: run the heads of every hierarchy that has some, not of the last one alone.
-        By default so while training with ``hl``.
-        ``upsample``: what brings map i + 1 to the size of map i, for each i, in place of ``upsample_to``.
+        ``all_hierarchies``: run the heads of every hierarchy that has some, as by default in training, not of the last
+        one alone. ``upsample``: what brings map i + 1 to the size of map i, for each i, in place of ``upsample_to``.
         """
         levels = self.hierarchies(images, upsample)
-        if all_hierarchies is None:
-            all_hierarchies = self.training
-        first = 0 if all_hierarchies and self.hl else self.level - 1
-        outputs = [self.heads[str(k)](levels[k - 1]) for k in range(first + 1, self.level + 1)]
-        return NetworkOutput(outputs, map_shapes(levels[-1]))
+        every = self.training if all_hierarchies is None else all_hierarchies
+        shown = [k for k in self.heads if every or int(k) == self.level]
+        map_shapes = [(x.shape[-2], x.shape[-1]) for x in levels[-1]]
+        return NetworkOutput([self.heads[k](levels[int(k) - 1]) for k in shown], map_shapes)
 
     def training_only(self) -> list[nn.Module]:
         """The parts that detection never runs: heads of the lower hierarchies."""
@@ -138,13 +134,9 @@ OPTIONS = {name: of.default for network in NETWORKS.values() for name, of in sig
 def build_network(name: str = "fanet", **options: Any) -> Network:
     """The network ``fanet`` or ``s3fd_fpn``, with fresh weights.
 
-    ``options``: the arguments of :class:`FANet` and :class:`S3fdFpn`. ``s3fd_fpn`` stands on VGG16 and reads neither
-    ``level``, ``context``, ``hl`` nor what describes backbone and A-blocks; ``fanet`` does not read ``fpn_maps``. The
-    light network is ``conf/model/fanet_light.yaml``.
-
-    Raises:
-        InputError: an unknown name, or a value that the network rejects.
-        TypeError: an option that no network has.
+    ``options``: the arguments of :class:`FANet` and :class:`S3fdFpn`, of which each reads its own (``s3fd_fpn`` stands
+    on VGG16). The light network is ``conf/model/fanet_light.yaml``. InputError: an unknown name, or a value that the
+    network rejects. TypeError: an option that no network has.
     """
     if name not in NETWORKS:
         raise InputError(f"model={name}: choose {' or '.join(NETWORKS)}")
@@ -158,10 +150,8 @@ def network_of(options: Mapping[str, Any]) -> Network:
 
     Such a class gets those of the options that it takes. It has :meth:`FANet.forward` and :meth:`FANet.training_only`
     and a :class:`Normaliser` as ``normaliser``; ``init_part=trunk``, ``freeze_until``, ``freeze_epochs`` and
-    ``optim.backbone_factor`` want a :class:`Backbone` as ``trunk`` as well.
-
-    Raises:
-        InputError: as :func:`build_network`; or ``_target_`` cannot be imported, refuses the options, is no network.
+    ``optim.backbone_factor`` want a :class:`Backbone` as ``trunk`` as well. InputError: as :func:`build_network`; or
+    ``_target_`` cannot be imported, refuses the options, is no network.
     """
     if options.get("_target_") is None:
         return build_network(**{key: value for key, value in options.items() if key != "_target_"})
@@ -194,10 +184,7 @@ def _says_faces(network: nn.Module) -> bool:
 
 
 def inference_parameters(network: Network) -> int:
-    """Parameters that detection uses: weights, biases and L2Norm scales, the heads of the last hierarchy alone.
-
-    Batch normalization is not counted: it folds into the convolution before it (:func:`fuse`).
-    """
+    """Parameters that detection uses: heads of the last hierarchy alone, no batch normalization (:func:`fuse`)."""
     unused = [*network.training_only(), *(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))]
     skip = {id(p) for module in unused for p in module.parameters()}
     return sum(p.numel() for p in network.parameters() if id(p) not in skip)
@@ -206,15 +193,9 @@ def inference_parameters(network: Network) -> int:
 def flops(network: Network, height: int, width: int) -> int:
     """Floating-point operations of detecting in one image: two per multiply-add of the convolutions.
 
-    Nothing is computed: shapes alone run through the network.
+    Nothing is computed: shapes alone run through a copy of the network.
     """
-    tensors = {name: x.to("meta") for name, x in (*network.named_parameters(), *network.named_buffers())}
-    images = torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta")
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(network, tensors, (images,))
-    finally:
-        network.train(was_training)
+    shapes = copy.deepcopy(network).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shapes(torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta"))
     return int(counter.get_total_flops())

@@ -33,9 +33,7 @@ class Heads(nn.Module):
     ) -> None:
         super().__init__()
         if face_prior is not None and not (isinstance(face_prior, float) and 0 < face_prior < 1):
-            raise InputError(
-                f"model.face_prior={face_prior}: give a probability above 0 and below 1, such as 0.01, or null"
-            )
+            raise InputError(f"model.face_prior={face_prior}: give a probability above 0 and below 1, or null")
         for index, (name, inputs) in enumerate(zip(names, channels, strict=True)):
             backgrounds = MAXOUT_BACKGROUNDS if index == 0 else 1
             layer = nn.Conv2d(inputs, 4 + backgrounds + 1, 3, padding=1)
@@ -62,8 +60,3 @@ class Heads(nn.Module):
                 scores = torch.cat([scores[..., :-1].amax(dim=-1, keepdim=True), scores[..., -1:]], dim=-1)
             logits.append(scores)
         return HeadOutput(torch.cat(logits, dim=1).float(), torch.cat(offsets, dim=1).float())
-
-
-def map_shapes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """(height, width) of each map."""
-    return [(x.shape[-2], x.shape[-1]) for x in maps]

@@ -4,6 +4,9 @@ The stage of stride 4, where small faces are, is not halved; SCRFD (Guo et al. 2
 deserve more. Plain convolutions of few channels keep a CPU's vector units busier than depthwise ones.
 """
 
+from collections import OrderedDict
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -26,16 +29,11 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.conv1(x))  # type: ignore[no-any-return]
 
 
-class PlainStage(nn.Module):
+def plain_stage(inputs: int, outputs: int, *, batch_norm: bool) -> nn.Module:
     """Halves the resolution; then all channels run through a residual block. Shapes as of :class:`CspStage`."""
-
-    def __init__(self, inputs: int, outputs: int, *, batch_norm: bool) -> None:
-        super().__init__()
-        self.down = ConvReLU(inputs, outputs, 3, stride=2, batch_norm=batch_norm)
-        self.blocks = nn.Sequential(ResidualBlock(outputs, batch_norm=batch_norm))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.down(x))  # type: ignore[no-any-return]
+    down = ConvReLU(inputs, outputs, 3, stride=2, batch_norm=batch_norm)
+    blocks = nn.Sequential(ResidualBlock(outputs, batch_norm=batch_norm))
+    return nn.Sequential(OrderedDict(down=down, blocks=blocks))
 
 
 class CspStage(nn.Module):
@@ -61,23 +59,17 @@ class CspStage(nn.Module):
 class LightBackbone(Backbone):
     """Stem of stride 2, four stages to stride 32, two more maps. No L2Norm: batch normalization levels the maps.
 
-    Args:
-        width: factor on every layer's channels, each rounded to a multiple of 8, at least 8.
-        batch_norm: batch normalization after every convolution.
+    ``width``: factor on every layer's channels, see :func:`scaled`. ``batch_norm``: after every convolution.
     """
 
     def __init__(self, *, width: float = 1.0, batch_norm: bool = True) -> None:
         super().__init__()
-        self.width, self.batch_norm = width, batch_norm
         self.stem = ConvReLU(3, scaled(STEM, width), 3, stride=2, batch_norm=batch_norm)
-        self.stages = nn.ModuleList()
-        inputs = scaled(STEM, width)
-        for stage, channels in zip((PlainStage, CspStage, CspStage, CspStage), STAGES, strict=True):
-            outputs = scaled(channels, width)
-            self.stages.append(stage(inputs, outputs, batch_norm=batch_norm))
-            inputs = outputs
-        self.extra = ExtraMaps(inputs, inner=64, channels=96, width=width, batch_norm=batch_norm)
-        self.channels = (*(scaled(c, width) for c in STAGES), self.extra.channels, self.extra.channels)
+        self.stages, channels = nn.ModuleList(), [scaled(c, width) for c in (STEM, *STAGES)]
+        for stage, between in zip((plain_stage, CspStage, CspStage, CspStage), pairwise(channels), strict=True):
+            self.stages.append(stage(*between, batch_norm=batch_norm))
+        self.extra = ExtraMaps(channels[-1], inner=64, channels=96, width=width, batch_norm=batch_norm)
+        self.channels = (*channels[1:], self.extra.channels, self.extra.channels)
         for layer in self.modules():
             if isinstance(layer, ConvReLU):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -86,7 +78,6 @@ class LightBackbone(Backbone):
         return {"stem": self.stem, **dict(zip(self.map_names, self.stages, strict=False))}
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         x = self.stem(x)
         maps = []
         for stage in self.stages:

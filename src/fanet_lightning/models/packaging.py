@@ -49,21 +49,14 @@ _FOLDERS = re.compile(
 
 
 def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Path] = (), half: bool = False) -> float:
-    """Write a model's folder by rename: weights, ``config.json``, training images, scores and card.
+    """Write a model's folder ``out`` by rename: weights, ``config.json``, training images, scores and card.
 
-    Args:
-        checkpoint: of ``train``; where its run has left a record, that tells the recipe.
-        out: the folder.
-        name: of the model, in the card.
-        scores: folders of ``evaluate``, about this checkpoint or the packaged weights.
-        half: convolution weights as float16.
+    ``checkpoint``: of ``train``; where its run has left a record, that tells the recipe. ``name``: in the card.
+    ``scores``: folders of ``evaluate``, about this checkpoint or the packaged weights. ``half``: convolution weights as
+    float16. Returns the largest difference to the checkpoint in the score of any anchor, over images of noise.
 
-    Returns:
-        The largest difference to the checkpoint in the score of any anchor, over images of noise.
-
-    Raises:
-        InputError: the folder has other files than a model's; the checkpoint does not name its training images; scores
-            of other weights; float16 changes what the model finds.
+    InputError: the folder has other files than a model's; the checkpoint does not name its training images; scores of
+    other weights; float16 changes what the model finds.
     """
     check_writable(out)
     check_replaceable(out, "a model", lambda entry: entry.name in _OWN and (out / CONFIG_FILE).is_file())
@@ -103,14 +96,12 @@ def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Pa
 
 
 @torch.inference_mode()
-def _difference(first: Network, second: Network) -> float:
+def _difference(*networks: Network) -> float:
     """Of two networks: the largest of any anchor's score, over coarse noise, which has edges of all contrasts."""
     coarse = torch.randint(0, 256, (4, 3, 25, 33), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
-    scores = [
-        network(images, all_hierarchies=False).hierarchies[-1].logits.softmax(-1)[..., 1] for network in (first, second)
-    ]
-    return float((scores[0] - scores[1]).abs().max())
+    first, second = (network(images, all_hierarchies=False).hierarchies[-1].logits.softmax(-1) for network in networks)
+    return float((first - second)[..., 1].abs().max())
 
 
 def _recipe(checkpoint: Path) -> dict[str, Any]:
@@ -134,23 +125,15 @@ def _recipe(checkpoint: Path) -> dict[str, Any]:
         except InputError:
             told = "which is no longer there"
         facts["started from"] = f"`{portable(str(init))}`, {told}"
-    command: list[str] = record.made_by.get("command") or []
-    words: dict[str, str] = {}
-    for word in command[1:]:
-        key = str(word).partition("=")[0]
-        words.pop(key, None)  # of a key that is given several times the last value counts
-        words[key] = shlex.quote(portable(str(word)))
+    words = [shlex.quote(portable(str(word))) for word in (record.made_by.get("command") or [])[1:]]
     return {
-        "command": " ".join(["fanet train", *words.values()]) if command else None,
+        "command": " ".join(["fanet train", *words]) if words else None,
         "commit": record.made_by.get("git_commit"), "facts": facts, "input_size": size,
     }  # fmt: skip
 
 
 def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dict[str, Any]:
-    """``scores.json`` of an evaluation into the folder, with the list of its images where they are a part of all.
-
-    Returns what the card says of it.
-    """
+    """``scores.json`` of an evaluation into the folder, and the list of its images if a part; the card's words."""
     try:
         content = json.loads((source / "scores.json").read_text(encoding="utf-8"))
         ids = list(json.loads((source / "scales.json").read_text(encoding="utf-8")))
@@ -205,8 +188,7 @@ def _rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every number: its measure, what it is called, value, faces and interval, None where there is none."""
     measures = [measure for measure in ("ap", "discrete", "continuous") if isinstance(scores.get(measure), Mapping)]
     intervals, faces = scores.get("intervals") or {}, scores.get("faces") or {}
-    if measures == ["ap"]:
-        intervals = {"ap": intervals}
+    intervals = {"ap": intervals} if measures == ["ap"] else intervals
     return [
         {
             "measure": measure, "name": f"{'AP' if measure == 'ap' else measure} {setting}", "value": value,

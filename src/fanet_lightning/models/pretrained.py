@@ -24,6 +24,7 @@ from fanet_lightning.cli.provenance import (
     TRAINING_IMAGES_FILE,
     TrainingImages,
     images_of,
+    merged,
     read_training_images,
     write_training_images,
 )
@@ -49,10 +50,9 @@ _FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors", *EXPORTS)
 class Model:
     """A network with trained weights, in evaluation mode.
 
-    ``network_options`` keyword arguments of :func:`fanet_lightning.models.fanet.build_network`.
-    ``detection``       keyword arguments of :func:`fanet_lightning.ops.postprocess.detect`, as far as they are stated.
-    ``training_images`` None where they are not known.
-    ``source``          what :func:`locate` gave: the checkpoint, or the folder.
+    ``network_options``, ``detection``: keyword arguments of :func:`fanet_lightning.models.fanet.build_network` and
+    :func:`fanet_lightning.ops.postprocess.detect`. ``training_images``: None where they are not known. ``source``:
+    what :func:`locate` gave: the checkpoint, or the folder.
     """
 
     network: Network
@@ -67,9 +67,8 @@ def load_model(model: Path | str) -> Model:
 
     The network has its trained (where EMA was on: averaged) weights as float32, whatever they are stored in.
 
-    Raises:
-        InputError: see :func:`locate` and :func:`read_checkpoint`; a file of the folder that is missing, damaged or of
-            something else; weights that are not finite or do not fit the configuration stored with them.
+    InputError: see :func:`locate` and :func:`read_checkpoint`; a file of the folder that is missing, damaged or of
+    something else; weights that are not finite or do not fit the configuration stored with them.
     """
     path = locate(model)
     if path.is_dir():
@@ -90,46 +89,38 @@ def load_model(model: Path | str) -> Model:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models inside the package."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
 def locate(model: str | Path) -> Path:
     """The checkpoint or model folder that a person means.
 
-    Args:
-        model: a checkpoint of ``train``; the folder of its run or of the run's checkpoints, which stands for
-            ``best.ckpt`` or, without one, ``last.ckpt``; the name of a shipped model (``./fanet_light`` is a folder of
-            that name); a model's folder, or its weights; or ``organisation/name``, ``organisation/name@revision`` of a
-            model on the Hugging Face hub, which is fetched once.
-
-    Returns:
-        An existing file, or a folder with ``config.json``.
-
-    Raises:
-        InputError: none of these; or the hub cannot give it.
+    ``model``: a checkpoint of ``train``; the folder of its run or of the run's checkpoints, which stands for
+    ``best.ckpt`` or, without one, ``last.ckpt``; the name of a shipped model (``./fanet_light`` is a folder of that
+    name); a model's folder, or its weights; or ``organisation/name[@revision]`` of a model on the Hugging Face hub,
+    which is fetched once. Returns an existing file or folder. InputError: none of these; or the hub cannot give it.
     """
     text, path = str(model), Path(model).expanduser()
     if path.is_file():
-        return (
-            path.parent if path.name in (WEIGHTS_FILE, CONFIG_FILE) and (path.parent / CONFIG_FILE).is_file() else path
-        )
+        of_folder = path.name in (WEIGHTS_FILE, CONFIG_FILE) and path.with_name(CONFIG_FILE).is_file()
+        return path.parent if of_folder else path
     if text in shipped_models():
         return SHIPPED / text
     if (path / CONFIG_FILE).is_file():
         return path
-    for file in (*(path / "checkpoints" / name for name in OF_A_RUN), *(path / name for name in OF_A_RUN)):
-        if file.is_file():
-            return file
-    if path.is_dir():
-        raise InputError(
-            f"{model} is a folder with neither a model ({CONFIG_FILE}) nor a run's checkpoints "
-            f"({' or '.join(OF_A_RUN)}, there or in checkpoints)"
-        )
+    if (file := checkpoint_of_run(path) or checkpoint_of_run(path.parent, path.name)) is not None:
+        return file
     if _HUB_NAME.fullmatch(text) and not text.endswith(_FILE_ENDINGS) and not path.parent.is_dir():
         return _fetched(text)
-    known = ", ".join(shipped_models())
-    raise InputError(f"no checkpoint at {model}; give a .ckpt file of train, a run's or model's folder, or {known}")
+    raise InputError(
+        f"no checkpoint at {model}; give a .ckpt file of train, a run's folder (with {' or '.join(OF_A_RUN)}, there or "
+        f"in checkpoints), a model's (with {CONFIG_FILE}), or {', '.join(shipped_models())}"
+    )
+
+
+def checkpoint_of_run(run: Path, folder: str = "checkpoints") -> Path | None:
+    """``best.ckpt`` of a run or, without one, ``last.ckpt``."""
+    return next((path for name in OF_A_RUN if (path := run / folder / name).is_file()), None)
 
 
 def weights_file(path: Path) -> Path:
@@ -145,9 +136,7 @@ def is_export(checkpoint: Path | str) -> bool:
 def name_of(checkpoint: Path) -> str:
     """A model folder's name; of a checkpoint that of its run's folder; an exported file's own, without its ending."""
     path = checkpoint.resolve()
-    if is_export(path):
-        return path.stem
-    return path.name if path.is_dir() else path.parent.parent.name or path.stem
+    return path.name if path.is_dir() else (not is_export(path) and path.parent.parent.name) or path.stem
 
 
 def _fetched(name: str) -> Path:
@@ -157,35 +146,29 @@ def _fetched(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise InputError(
-            f"{name} is neither a file, a folder nor a shipped model; to fetch it from the Hugging Face hub install "
-            "huggingface_hub (pip install 'fanet-lightning[hub]')"
+            f"no file, folder or shipped model is called {name}; the Hugging Face hub needs huggingface_hub: "
+            "pip install 'fanet-lightning[hub]'"
         ) from error
     repository, _, revision = name.partition("@")
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
     # OSError: no network, offline mode, a proxy. ValueError: a name that the hub cannot have.
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
             f"{name} is neither a file nor a folder here, and cannot be fetched from the Hugging Face hub "
             f"({' '.join(str(error).split()):.200}); private models need `hf auth login`"
         ) from error
-    if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"{name} on the hub holds no {CONFIG_FILE}; give a model of fanet_lightning")
-    return folder
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_bytes())
-        found = config["format"], config["format_version"], isinstance(config["network"], dict)
+        made_by = f"format {config['format_version']} by version {config.get('package_version')}"
+        if (config["format"], config["format_version"]) != (FORMAT, FORMAT_VERSION):
+            raise ValueError(f"{made_by} of {config['format']}, this package reads {FORMAT_VERSION} of {FORMAT}")
+        return config | {"network": dict(config["network"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no configuration of a model ({first_line(error)}); fetch it again") from error
-    if found != (FORMAT, FORMAT_VERSION, True):
-        raise InputError(
-            f"{path} is of another program, or of format {found[1]} by version {config.get('package_version')}; "
-            f"this one reads fanet_lightning's format {FORMAT_VERSION}"
-        )
-    return config
 
 
 def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> Network:
@@ -209,9 +192,8 @@ def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
 def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: bool = False) -> None:
     """Write weights, configuration and the list of training images into an existing folder.
 
-    ``folder``: best one of :func:`fanet_lightning.cli.files.replaced_folder`. ``config``: further entries of
-    ``config.json``. ``half``: convolution weights as float16; biases, normalization and the normaliser's means stay
-    float32: they are few, and their rounding shows.
+    ``config``: further entries of ``config.json``. ``half``: convolution weights as float16; biases, normalization and
+    the normaliser's means stay float32: they are few, and their rounding shows.
     """
 
     def stored(x: Tensor) -> Tensor:
@@ -237,8 +219,7 @@ def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ``train`` as plain containers and tensors; code inside it is never executed.
 
-    Raises:
-        InputError: no such file, not a checkpoint, or one of another program.
+    InputError: no such file, not a checkpoint, or one of another program.
     """
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give a .ckpt file that train has written")
@@ -246,12 +227,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders at pickles of other programs
             checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what the unpickler meets in foreign bytes is any of a dozen kinds
-        # torch's own text runs over many lines and advises to switch the safe loading off.
-        raise InputError(
-            f"{path} is not a readable checkpoint; code in it, if any, was not run; give a .ckpt file of train"
-        ) from error
-    stored = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(stored, dict) or "network" not in stored or "state_dict" not in checkpoint:
-        raise InputError(f"{path} is a checkpoint, but not one of fanet_lightning.train: it names no network")
-    return dict(checkpoint)
+    # Foreign bytes may raise anything; torch's own text runs over many lines and advises to load unsafely.
+    except Exception as error:
+        raise InputError(f"{path} is not a readable checkpoint of train; code in it, if any, was not run") from error
+    try:
+        _ = checkpoint["hyper_parameters"]["network"].keys(), checkpoint["state_dict"].keys()
+        merged(images_of(checkpoint) or ())
+        return dict(checkpoint)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is a checkpoint, but not one of fanet_lightning.train ({error!r:.60})") from error

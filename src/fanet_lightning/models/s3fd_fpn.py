@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import Normaliser, Upsample, init_xavier, scaled, upsample_to
-from fanet_lightning.models.heads import Heads, map_shapes
+from fanet_lightning.models.heads import Heads
 from fanet_lightning.models.vgg import MAP_NAMES, VggBackbone
 from fanet_lightning.ops.structures import NetworkOutput
 
@@ -14,10 +14,8 @@ from fanet_lightning.ops.structures import NetworkOutput
 class S3fdFpn(nn.Module):
     """Lateral 1×1 to 256 channels, top-down addition of the upsampled deeper map, 3×3 smoothing (FPN §3), no ReLU.
 
-    Args:
-        fpn_maps: how many of the six maps take part, 2 … 6, shallow ones first. 4 is the top-down path from conv_fc7,
-            where FANet's agglomeration starts too. The remaining maps keep their S3FD heads.
-        width, batch_norm, fc6, normaliser, face_prior: as in :class:`fanet_lightning.models.fanet.FANet`.
+    ``fpn_maps``: how many of the six maps take part, 2 … 6, shallow ones first. 4 is the top-down path from conv_fc7,
+    where FANet's agglomeration starts too. The rest: as in :class:`fanet_lightning.models.fanet.FANet`.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class S3fdFpn(nn.Module):
     ) -> NetworkOutput:
         """As :meth:`fanet_lightning.models.fanet.FANet.forward`; there is one hierarchy, whatever is asked."""
         maps = self.pyramid(images, upsample)
-        return NetworkOutput([self.heads(maps)], map_shapes(maps))
+        return NetworkOutput([self.heads(maps)], [(x.shape[-2], x.shape[-1]) for x in maps])
 
     def training_only(self) -> list[nn.Module]:
         """The parts that detection never runs: none here."""

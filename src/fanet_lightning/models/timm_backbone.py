@@ -1,6 +1,5 @@
 """Any feature extractor of timm as a backbone (``pip install 'fanet-lightning[timm]'``)."""
 
-import functools
 import importlib
 import math
 from typing import Any
@@ -22,25 +21,20 @@ class TimmBackbone(Backbone):
     Images are padded right and below, with the normaliser's zero, to a multiple of 32, and the maps cut to
     ⌈size / stride⌉: extractors differ in how they round, many refuse other sizes, and anchors go by the maps' shapes.
 
-    Args:
-        name: as in ``timm.list_models()``, with or without the tag of its weights (``resnet18.a1_in1k``).
-        width: factor on the channels of the two added maps; the extractor is as wide as its name says.
-
-    The extractor starts with timm's random weights; :meth:`load_pretrained` fills in trained ones.
+    ``name``: as in ``timm.list_models()``, with or without the tag of its weights (``resnet18.a1_in1k``). ``width``:
+    factor on the channels of the two added maps; the extractor is as wide as its name says. It starts with timm's
+    random weights; :meth:`load_pretrained` fills in trained ones.
     InputError: timm is not installed, knows no such model, or one that lacks a stride, gives no feature maps of
     (B, C, H, W), or takes images of one size alone.
     """
 
     def __init__(self, name: str, *, width: float = 1.0) -> None:
         super().__init__()
-        self.name, self.width = name, width
+        self.name = name
         try:
             timm: Any = importlib.import_module("timm")
         except ModuleNotFoundError as error:
-            raise InputError(
-                f"model.backbone={name}: vgg and light are built in, every other name needs timm; "
-                "pip install 'fanet-lightning[timm]'"
-            ) from error
+            raise InputError(f"model.backbone={name} needs timm: pip install 'fanet-lightning[timm]'") from error
         # Names with a colon or slash would make timm look for a model on the network or on disk.
         if ":" in name or "/" in name or not timm.is_model(name):
             raise InputError(f"model.backbone={name}: neither vgg, light nor a model of timm; see timm.list_models()")
@@ -52,24 +46,22 @@ class TimmBackbone(Backbone):
             self.body = self._extractor(out_indices=self._indices)
             found = tuple(int(channels) for channels in self.body.feature_info.channels())
             # Names and strides promise, shapes tell.
-            training, device = self.body.training, next(self.body.parameters()).device
             with torch.no_grad():
-                maps = [tuple(m.shape[1:]) for m in self.body.eval()(torch.zeros(1, 3, 96, 160, device=device))]
-            self.body.train(training)
+                image = torch.zeros(1, 3, 96, 160, device=next(self.body.parameters()).device)
+                maps = [tuple(m.shape[1:]) for m in self.body.eval()(image)]
+            self.body.train()
             wanted = [(c, 96 // stride, 160 // stride) for stride, c in zip(STRIDES, found, strict=True)]
             if maps != wanted:
                 raise ValueError(f"maps {maps} for an image of 96 × 160 instead of {wanted}")
         except Exception as error:  # each family of models refuses in its own way
             raise InputError(
-                f"model.backbone={name} does not fit ({first_line(error)}): maps of stride 4, 8, 16 and 32 are needed; "
-                "choose another, e.g. resnet18"
+                f"model.backbone={name} does not fit ({first_line(error)}): maps of stride 4, 8, 16 and 32 are needed"
             ) from error
         _subsample_before_strided_1x1(self.body)
         self.extra = ExtraMaps(found[-1], inner=128, channels=256, width=width, batch_norm=True)
         self.channels = (*found, self.extra.channels, self.extra.channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         height, width = x.shape[-2:]
         below, right = -height % STRIDES[-1], -width % STRIDES[-1]
         maps = [
@@ -94,8 +86,7 @@ class TimmBackbone(Backbone):
         # Which error it is depends on the versions of timm, huggingface_hub and what is below them.
         except Exception as error:
             raise InputError(
-                f"weights=imagenet: timm cannot give weights of {self.name} ({first_line(error)}); give weights=FILE, "
-                "or use weights=null"
+                f"weights=imagenet: timm cannot give those of {self.name} ({first_line(error)})"
             ) from error
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
@@ -116,12 +107,6 @@ def _subsample_before_strided_1x1(body: nn.Module) -> None:
     """
     for layer in body.modules():
         # Subclasses may pad by their own rule.
-        if type(layer) is nn.Conv2d and layer.kernel_size == (1, 1) and layer.padding == (0, 0):
-            down, right = layer.stride
-            if (down, right) != (1, 1):
-                layer.stride = (1, 1)
-                layer.register_forward_pre_hook(functools.partial(_subsampled, down=down, right=right))
-
-
-def _subsampled(_layer: nn.Module, inputs: tuple[Tensor, ...], *, down: int, right: int) -> Tensor:
-    return inputs[0][..., ::down, ::right]
+        if type(layer) is nn.Conv2d and layer.kernel_size == (1, 1) != layer.stride and layer.padding == (0, 0):
+            cells, layer.stride = tuple(slice(None, None, step) for step in layer.stride), (1, 1)
+            layer.register_forward_pre_hook(lambda _, inputs, cells=cells: inputs[0][..., *cells])

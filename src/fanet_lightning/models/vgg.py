@@ -20,11 +20,8 @@ VGG_CONVOLUTIONS = (
 class VggBackbone(Backbone):
     """Six maps from a normalized image; the first three pass through L2Norm, scales 10, 8 and 5 at the start.
 
-    Args:
-        width: factor on every layer's channels, each rounded to a multiple of 8, at least 8.
-        batch_norm: batch normalization after every convolution.
-        fc6: ``plain``, a 3×3 convolution, or ``dilated``, the same with dilation 6 as in SSD.
-
+    ``width``: factor on every layer's channels, see :func:`scaled`. ``batch_norm``: after every convolution. ``fc6``:
+    ``plain``, a 3×3 convolution, or ``dilated``, the same with dilation 6 as in SSD.
     Layers with ImageNet weights start with He's initialization, in case none are loaded; the others with Xavier's.
     """
 
@@ -62,7 +59,6 @@ class VggBackbone(Backbone):
         return {name: self.get_submodule(name) for name in (*VGG_CONVOLUTIONS, "conv_fc6", "conv_fc7")}
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         x = self.conv1_2(self.conv1_1(x))
         x = self.conv2_2(self.conv2_1(_pool(x)))
         conv3_3 = self.conv3_3(self.conv3_2(self.conv3_1(_pool(x))))

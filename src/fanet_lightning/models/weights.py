@@ -19,31 +19,24 @@ _PLAIN = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _BATCH_NORM = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 
 
-def load_backbone_weights(network: Network, source: str | Path | None, say: Callable[[str], object] = print) -> str:
+def load_backbone_weights(network: Network, source: str | Path, say: Callable[[str], object] = print) -> None:
     """Fill ``network.trunk`` with trained weights and give the network the normalizer that belongs to them.
 
     Args:
         source: ``imagenet`` (downloaded once: torchvision's VGG16, with batch normalization where the backbone has it;
-            timm's for a timm backbone), the path of a file, or None or ``none`` for no weights. A file is what
-            ``torch.save`` or safetensors wrote: for VGG16 in torchvision's layout (``features.0.weight`` …
-            ``classifier.3.bias``) or the reduced-fc one (``0.weight`` … ``33.bias``), which may end with the thirteen
-            convolutions (``28.bias``): fc6 and fc7 then stay as they are; for a timm backbone under timm's names.
+            timm's for a timm backbone) or the path of a file of ``torch.save`` or safetensors: for VGG16 in
+            torchvision's layout (``features.0.weight`` … ``classifier.3.bias``) or the reduced-fc one (``0.weight`` …
+            ``33.bias``), which may end with the thirteen convolutions (``28.bias``): fc6 and fc7 then stay as they are;
+            for a timm backbone under timm's names.
         say: is told, in a line, what the file does not have.
 
     fc6 and fc7 of torchvision's layout are decimated as in SSD (§3.1): every fourth output, every third tap of 7×7.
-    The added maps (conv6_1 … conv7_2, strides 64 and 128) stay as they are. With timm's weights the normalizer gets the
-    mean and deviation that timm states for that name.
+    The added maps (conv6_1 … conv7_2, strides 64 and 128) stay as they are. The normalizer becomes ``caffe`` with
+    reduced-fc weights, ``imagenet`` with torchvision's; with timm's it gets the mean and deviation that timm states.
 
-    Returns:
-        The kind of the network's normalizer: ``caffe`` with reduced-fc weights, ``imagenet`` with torchvision's and
-        timm's, and unchanged without weights.
-
-    Raises:
-        InputError: no such file, no network connection, a file of another layout or of other shapes, a backbone that is
-            not as wide as VGG16, or one without weights. The network is then as it was.
+    InputError: no such file, no network connection, a file of another layout or of other shapes, a backbone that is not
+    as wide as VGG16, or one without weights. The network is then as it was.
     """
-    if source is None or str(source) == "none":
-        return network.normaliser.kind
     backbone, where, normaliser = getattr(network, "trunk", None), f"weights={source}", Normaliser()
     from_network = str(source) == "imagenet"
     if isinstance(backbone, TimmBackbone):
@@ -66,7 +59,9 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
         if "features.0.weight" in found:
             _copy(_of_torchvision(found, backbone.batch_norm), backbone, where)
         else:
-            normaliser, new = Normaliser("caffe"), _of_reduced_fc(found)
+            layers = zip((*VGG_CONVOLUTIONS, "conv_fc6", "conv_fc7"), (*_PLAIN, 31, 33), strict=True)
+            normaliser = Normaliser("caffe")
+            new = {f"{name}.{part}": found.get(f"{i}.{part}") for name, i in layers for part in ("weight", "bias")}
             if "31.weight" not in found:
                 new = {key: x for key, x in new.items() if "fc" not in key}
                 say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
@@ -77,7 +72,6 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
             "use weights=null, or start from a model: init=fanet_light"
         )
     network.normaliser = normaliser.to(next(network.parameters()).device)
-    return normaliser.kind
 
 
 def _torchvision_weights(batch_norm: bool) -> Mapping[str, Tensor]:
@@ -91,7 +85,7 @@ def _torchvision_weights(batch_norm: bool) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"weights=imagenet: {path} is not there and cannot be downloaded ({first_line(error)}); "
-            "fetch it with 'fanet download vgg16', give weights=PATH of a VGG16 file, or use weights=none"
+            "fanet download vgg16 fetches it, weights=PATH takes a VGG16 file"
         ) from error
 
 
@@ -100,10 +94,7 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-        content = content.get("state_dict", content)
-        if not all(isinstance(x, Tensor) for x in content.values()):
-            raise TypeError("no state dict")
-        return dict(content)
+        return {key: x.detach() for key, x in content.get("state_dict", content).items()}
     except Exception as error:  # foreign bytes make the readers raise almost anything
         raise InputError(
             f"weights={path}: not a readable weight file ({first_line(error)}); give torchvision's vgg16, "
@@ -120,11 +111,10 @@ def _of_timm(found: Mapping[str, Tensor], body: nn.Module) -> dict[str, Tensor |
 
 def _of_torchvision(found: Mapping[str, Tensor], batch_norm: bool) -> dict[str, Tensor | None]:
     new: dict[str, Tensor | None] = {}
+    of_norm = ("weight", "bias", "running_mean", "running_var") if batch_norm else ()
     for name, index in zip(VGG_CONVOLUTIONS, _BATCH_NORM if batch_norm else _PLAIN, strict=True):
-        for part in ("weight", "bias"):
-            new[f"{name}.{part}"] = found.get(f"features.{index}.{part}")
-        for part in ("weight", "bias", "running_mean", "running_var") if batch_norm else ():
-            new[f"{name}.bn.{part}"] = found.get(f"features.{index + 1}.{part}")
+        new |= {f"{name}.{part}": found.get(f"features.{index}.{part}") for part in ("weight", "bias")}
+        new |= {f"{name}.bn.{part}": found.get(f"features.{index + 1}.{part}") for part in of_norm}
     for name, part in (("conv_fc6", "classifier.0"), ("conv_fc7", "classifier.3")):
         weight, bias = found.get(f"{part}.weight"), found.get(f"{part}.bias")
         if weight is not None and weight.shape == (4096, 25088):
@@ -135,20 +125,13 @@ def _of_torchvision(found: Mapping[str, Tensor], batch_norm: bool) -> dict[str, 
     return new
 
 
-def _of_reduced_fc(found: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    layers = zip((*VGG_CONVOLUTIONS, "conv_fc6", "conv_fc7"), (*_PLAIN, 31, 33), strict=True)
-    return {f"{name}.{part}": found.get(f"{index}.{part}") for name, index in layers for part in ("weight", "bias")}
-
-
 def _copy(new: Mapping[str, Tensor | None], module: nn.Module, where: str) -> None:
     """Everything is checked before the first copy: a wrong file leaves the network as it was."""
     own = module.state_dict()
     for key, x in new.items():
-        if x is None or x.shape != own[key].shape:
-            shape = "missing" if x is None else tuple(x.shape)
-            raise InputError(f"{where}: {key} is {shape}, the backbone's is {tuple(own[key].shape)}; give another file")
-        # torchvision also has a file of features alone, with NaN for a classifier.
-        if not x.isfinite().all():
-            raise InputError(f"{where}: {key} would not be finite; give the whole model, not its features alone")
+        shape = "missing" if x is None else tuple(x.shape)
+        if x is None or shape != tuple(own[key].shape) or not x.isfinite().all():  # NaN: a file of features alone
+            says = shape if shape != tuple(own[key].shape) else "not finite"
+            raise InputError(f"{where}: {key} is {says}, the backbone's is {tuple(own[key].shape)}; give another file")
     for key, x in new.items():
         own[key].copy_(x)

@@ -19,16 +19,11 @@ class AnchorGrid:
 
     ``map_shapes`` (height, width) in cells of each map, ``strides`` and ``sizes`` in pixels of the input.
     Anchors are numbered map by map, row by row; the center of cell i is at (i + 0.5) × stride, nothing is clipped.
-    ValueError: not one of each per map.
     """
 
     map_shapes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...] = STRIDES
     sizes: tuple[int, ...] = SIZES
-
-    def __post_init__(self) -> None:
-        if not len(self.map_shapes) == len(self.strides) == len(self.sizes):
-            raise ValueError(f"map_shapes, strides, sizes: one of each per map, not {self}")
 
     @property
     def count(self) -> int:

@@ -33,7 +33,7 @@ THINNEST_PER_SIDE = 1 / 2000
 
 
 # The 256 colors of matplotlib's turbo, RGB; OpenCV's table equals it and loads in a tenth of the time.
-_RAMP: npt.NDArray[Any] = np.arange(256, dtype=np.uint8)[:, None]
+_RAMP: Any = np.arange(256, dtype=np.uint8)[:, None]
 TURBO_RGB = np.asarray(cv2.applyColorMap(_RAMP, cv2.COLORMAP_TURBO)[:, 0, ::-1], dtype=np.uint8)
 
 
@@ -61,64 +61,43 @@ def annotate(
     stays visible; at the image's border they are moved inside. Line and letter sizes follow the image's size.
 
     Args:
-        image_rgb: (H, W, 3) uint8; left as it is.
-        boxes_xyxy: (D, 4) pixels of the image. Parts outside are cut off; a box wholly outside, empty or not finite
-            is not drawn.
-        scores: (D,) in [0, 1].
+        image_rgb: (H, W, 3) uint8; left as it is, the result is a new array. ValueError: something else.
+        boxes_xyxy: (D, 4) pixels of the image; one that is wholly outside, empty or not finite is not drawn.
+        scores: (D,) in [0, 1]. ValueError: not as many as boxes.
         faces_xyxy: (F, 4) annotated faces, beneath as thin white frames.
         bar: add a color bar with ticks from 0 to 1 at the right, which makes the image wider.
         labels: write each score above its face; or these texts.
-
-    Returns:
-        (H, W, 3), wider with the bar, uint8: a new array.
-
-    Raises:
-        ValueError: the image is not (H, W, 3) uint8, or boxes and scores do not belong together.
     """
     boxes, confidences = checked_boxes(boxes_xyxy), np.asarray(scores, dtype=np.float64).reshape(-1)
     if len(confidences) != len(boxes):
         raise ValueError(f"{len(boxes)} boxes, but {len(confidences)} scores")
-    image = checked_image(image_rgb)
+    image = outlined(image_rgb, faces_xyxy, WHITE)
     height, width = image.shape[:2]
-    font = _font_size(height, width)
-    canvas = np.hstack([image, _color_bar(height, font)]) if bar else image.copy()
-    image = canvas[:, :width]
-    _outline(image, faces_xyxy, WHITE, 1)
     longer = max(height, width)
+    font = max(SMALLEST_FONT, round(min(longer * FONT_PER_SIDE, height / 8)))  # a wide, low image can hold such letters
     thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))
     order = np.argsort(confidences, kind="stable")
     order = order[_is_visible(boxes, height, width)[order]]
     boxes = boxes[order]
     colors = confidence_colors(confidences[order]).tolist()
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
-    frames = _frames(boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), height, width)
-    for frame, color in zip(frames, colors, strict=True):
-        _draw_frame(image, frame, color)
+    frames = _framed(image, boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), colors)
     if labels:
         texts = [f"{score:.2f}" for score in confidences] if labels is True else labels
         sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, font).tolist()
-        for (left, top, *_), index, size, color in zip(frames, order, sizes, colors, strict=True):
+        for (left, top), index, size, color in zip(frames, order, sizes, colors, strict=True):
             _label(image, left, top, _text_patch(texts[index], size, tuple(color)))
-    return canvas
+    return np.hstack([image, _color_bar(height, font)]) if bar else image
 
 
 def outlined(
     image_rgb: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int = 1
 ) -> npt.NDArray[np.uint8]:
-    """A copy of the image, (H, W, 3) uint8, with frames of one color around (D, 4) boxes.
-
-    ``line``: width of the bright line in pixels; it has a dark casing.
-    """
-    canvas = checked_image(image_rgb).copy()
-    _outline(canvas, boxes_xyxy, color, line)
-    return canvas
-
-
-def _outline(canvas: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int) -> None:
-    boxes = checked_boxes(boxes_xyxy)
+    """A copy of the image, (H, W, 3) uint8, with frames around (D, 4) boxes; ``line``: their width but for casings."""
+    canvas, boxes = checked_image(image_rgb).copy(), checked_boxes(boxes_xyxy)
     boxes = boxes[_is_visible(boxes, *canvas.shape[:2])]
-    for frame in _frames(boxes, np.full(len(boxes), line), *canvas.shape[:2]):
-        _draw_frame(canvas, frame, color)
+    _framed(canvas, boxes, np.full(len(boxes), line), [color] * len(boxes))
+    return canvas
 
 
 def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
@@ -136,7 +115,7 @@ def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
 
 
 def checked_image(image_rgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """The image as an array, or a ValueError that names what it is instead of (H, W, 3) uint8."""
+    """The image as an array; ValueError: it is not (H, W, 3) uint8."""
     image = np.asarray(image_rgb)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"an image is (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
@@ -144,7 +123,7 @@ def checked_image(image_rgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def checked_boxes(boxes_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The boxes as (D, 4) float64, or a ValueError that names their shape."""
+    """The boxes as (D, 4) float64; ValueError: another shape."""
     boxes = np.asarray(boxes_xyxy, dtype=np.float64)
     if boxes.size == 0:
         return np.zeros((0, 4))
@@ -160,24 +139,21 @@ def _is_visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.
     return np.asarray(inside & np.isfinite(boxes).all(axis=1))
 
 
-def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int, width: int) -> list[list[int]]:
-    """(D, 4) boxes and (D,) widths of their lines → left, top, right, bottom outside, width of the line, of its casing.
-
-    Frames are around their boxes, but inside the image.
-    """
+def _framed(
+    canvas: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], colors: Sequence[Any]
+) -> list[list[int]]:
+    """Frames around (D, 4) boxes, but inside the image, with (D,) widths of their lines; the corners left, top."""
     casings = np.maximum(np.round(lines * CASING), 1).astype(int)
     around = (lines + 2 * casings)[:, None]
     low = np.maximum((boxes[:, :2] + 0.5).astype(int) - around, 0)
-    high = np.minimum((boxes[:, 2:] + 0.5).astype(int) + around, (width, height))
-    frames: list[list[int]] = np.column_stack([low, np.maximum(high, low + 1), lines, casings]).tolist()
-    return frames
-
-
-def _draw_frame(canvas: npt.NDArray[np.uint8], frame: list[int], color: Any) -> None:
-    left, top, right, bottom, line, casing = frame
-    _draw_band(canvas[top:bottom, left:right], line + 2 * casing, BLACK)
-    if min(right - left, bottom - top) > 2 * casing:
-        _draw_band(canvas[top + casing : bottom - casing, left + casing : right - casing], line, color)
+    high = np.maximum(np.minimum((boxes[:, 2:] + 0.5).astype(int) + around, canvas.shape[1::-1]), low + 1)
+    rows = np.column_stack([low, high, lines, casings]).tolist()
+    for (left, top, right, bottom, line, casing), color in zip(rows, colors, strict=True):
+        _draw_band(canvas[top:bottom, left:right], line + 2 * casing, BLACK)
+        if min(right - left, bottom - top) > 2 * casing:
+            _draw_band(canvas[top + casing : bottom - casing, left + casing : right - casing], line, color)
+    corners: list[list[int]] = low.tolist()
+    return corners
 
 
 def _draw_band(rectangle: npt.NDArray[np.uint8], line: int, color: Any) -> None:
@@ -194,11 +170,6 @@ def _label(canvas: npt.NDArray[np.uint8], left: int, top: int, patch: npt.NDArra
         top = top - patch_height if top >= patch_height else min(top, height - patch_height)
         left = min(left, width - patch_width)
         canvas[top : top + patch_height, left : left + patch_width] = patch
-
-
-def _font_size(height: int, width: int) -> int:
-    """Letter size in pixels for an image; a wide, low one gets letters that its height can hold."""
-    return max(SMALLEST_FONT, round(min(max(height, width) * FONT_PER_SIDE, height / 8)))
 
 
 @lru_cache(maxsize=8)
@@ -243,7 +214,4 @@ def _text_patch(text: str, size: int, ground: tuple[int, int, int]) -> npt.NDArr
     return np.asarray(patch, dtype=np.uint8)
 
 
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, which needs no file of the system."""
-    return ImageFont.load_default(size)
+_font = lru_cache(maxsize=8)(ImageFont.load_default)  # needs no file of the system

@@ -8,7 +8,6 @@ The paper has the cross-entropy over the positives and the mined negatives, smoo
 offsets, box_weight = 1, and the matching of :mod:`fanet_lightning.ops.matching`. The rest are options of ours.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import as_given
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.assigners import assign_atss, assign_simota
 from fanet_lightning.ops.boxes import decode, encode, paired_iou
@@ -81,22 +81,13 @@ class HierarchicalLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        weights: Sequence[float] | None = None,
-        lambda_cls: float = 3.0,
-        normalise_by: str = "positives",
-        negatives_per_positive: float = 3.0,
-        min_negatives: int = 16,
-        threshold: float = 0.35,
+        self, weights: Sequence[float] | None = None, lambda_cls: float = 3.0, normalise_by: str = "positives",
+        negatives_per_positive: float = 3.0, min_negatives: int = 16, threshold: float = 0.35,
         second_stage: bool = False,
         assignment: str | Callable[[AnchorGrid, Targets, HeadOutput], Matches] = "iou",
-        classification: str = "cross_entropy",
-        focal_alpha: float = 0.25,
-        focal_gamma: float = 2.0,
-        box: str = "smooth_l1",
-        box_weight: float = 1.0,
-        box_beta: float = 1.0,
-    ) -> None:
+        classification: str = "cross_entropy", focal_alpha: float = 0.25, focal_gamma: float = 2.0,
+        box: str = "smooth_l1", box_weight: float = 1.0, box_beta: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.weights = None if weights is None else list(weights)
         self.lambda_cls = lambda_cls
@@ -112,43 +103,34 @@ class HierarchicalLoss(nn.Module):
         self.box = box
         self.box_weight = box_weight
         self.box_beta = box_beta
+        wrong = {}
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices and not (name == "assignment" and callable(assignment)):
-                raise InputError(f"loss.{name}={getattr(self, name)}: choose {' or '.join(choices)}")
+                wrong[name] = f"choose {' or '.join(choices)}"
         for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            numbers = (value or ()) if name == "weights" else (value,)
+            numbers = (weights or ()) if name == "weights" else (getattr(self, name),)
             if not all(isinstance(number, int | float) and low <= number <= high for number in numbers):
-                raise InputError(f"loss.{name}={value}: give numbers in {low:g} … {high:g}")
+                wrong[name] = f"give numbers in {low:g} … {high:g}"
         if assignment != "iou" and second_stage:
-            raise InputError(f"loss.second_stage=true: not with loss.assignment={assignment}")
+            wrong["second_stage"] = f"not with loss.assignment={assignment}"
         if classification != "cross_entropy" and normalise_by != "positives":
-            raise InputError(
-                f"loss.normalise_by={normalise_by}: mines, which loss.classification={classification} does not"
-            )
-        if classification == "quality_focal" and focal_gamma < 1:
-            raise InputError(f"loss.focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal")
+            wrong["normalise_by"] = f"mines, which loss.classification={classification} does not"
+        if classification == "quality_focal" and "focal_gamma" not in wrong and focal_gamma < 1:
+            wrong["focal_gamma"] = "at least 1 with loss.classification=quality_focal"
+        for name, advice in wrong.items():
+            raise InputError(f"loss.{name}={as_given(getattr(self, name))}: {advice}")
 
     def forward(self, output: NetworkOutput, grid: AnchorGrid, targets: Targets) -> LossParts:
         """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.
 
-        Matches once; waits for an accelerator in one place, to read how many rows there are. InputError: the number of
-        ``weights`` is not m. ValueError: heads and grid differ in the number of anchors.
+        Matches once; waits for an accelerator in one place, to read how many rows there are. ValueError: the number of
+        ``weights`` is not m.
         """
-        hierarchies = output.hierarchies
-        anchors = hierarchies[0].logits.shape[1]
-        if anchors != grid.count:
-            raise ValueError(f"heads for {anchors} anchors, a grid of {grid.count}")
+        hierarchies, anchors, device = output.hierarchies, grid.count, targets.boxes_xyxy.device
         weights = [1.0] * len(hierarchies) if self.weights is None else self.weights
-        if len(weights) != len(hierarchies):
-            raise InputError(
-                f"loss.weights={weights}: {len(weights)} weights for {len(hierarchies)} hierarchies with heads; "
-                "give one per hierarchy, or null for 1 each"
-            )
-        device = targets.boxes_xyxy.device
         mining = self.classification == "cross_entropy"
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            face_index, unmatched_faces = self._assign(grid, targets, hierarchies)
+            face_index, unmatched_faces = self._assign(grid, targets, hierarchies[-1])
             positive = face_index >= 0
             positives = positive.sum(dim=1)
             counted = positives.sum()
@@ -175,8 +157,9 @@ class HierarchicalLoss(nn.Module):
             for index, (heads, weight) in enumerate(zip(hierarchies, weights, strict=True)):
                 # Sums; with no row they are 0, and the heads stay in the graph.
                 offsets = heads.offsets.flatten(0, 1).index_select(0, rows).float()
-                if mining:
-                    cls = _cross_entropy(heads, rows, negative_rows[index])
+                if mining:  # -log softmax: softplus(-margin) for a face, softplus(margin) for background
+                    mined = _margin(heads.logits.flatten(0, 1).index_select(0, torch.cat([rows, negative_rows[index]])))
+                    cls = F.softplus(-mined[: len(rows)]).sum() + F.softplus(mined[len(rows) :]).sum()
                 elif self.classification == "focal":
                     cls = focal_loss(_margin(heads.logits), positive, self.focal_alpha, self.focal_gamma)
                 else:
@@ -192,18 +175,12 @@ class HierarchicalLoss(nn.Module):
                 parts[f"h{index + 1}/cls"], parts[f"h{index + 1}/box"] = cls.detach(), box.detach()
         return LossParts(total, parts, positives.sum(), unmatched_faces)
 
-    def _assign(self, grid: AnchorGrid, targets: Targets, hierarchies: list[HeadOutput]) -> Matches:
-        if callable(self.assignment):
-            return self.assignment(grid, targets, hierarchies[-1])
-        if self.assignment == "simota":
-            return assign_simota(grid, targets, hierarchies[-1])
-        batch_size = len(hierarchies[0].logits)
+    def _assign(self, grid: AnchorGrid, targets: Targets, heads: HeadOutput) -> Matches:
+        if self.assignment == "iou":
+            return match(grid, targets, len(heads.logits), threshold=self.threshold, second_stage=self.second_stage)
         if self.assignment == "atss":
-            return assign_atss(grid, targets, batch_size)
-        return match(grid, targets, batch_size, threshold=self.threshold, second_stage=self.second_stage)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)}" for name in inspect.signature(HierarchicalLoss).parameters)
+            return assign_atss(grid, targets, len(heads.logits))
+        return (self.assignment if callable(self.assignment) else assign_simota)(grid, targets, heads)
 
 
 def hardest_negatives(margins: Tensor, positive: Tensor, quota: Tensor) -> Tensor:
@@ -226,9 +203,3 @@ def _margin(logits: Tensor) -> Tensor:
     """Face logit minus background logit, (…, 2) → (…) float32: softmax over two classes is a sigmoid of it."""
     logits = logits.float()
     return logits[..., 1] - logits[..., 0]
-
-
-def _cross_entropy(heads: HeadOutput, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Sum over the rows. -log softmax: softplus(-margin) for a face, softplus(margin) for background."""
-    margins = _margin(heads.logits.flatten(0, 1).index_select(0, torch.cat([positives, negatives])))
-    return F.softplus(-margins[: len(positives)]).sum() + F.softplus(margins[len(positives) :]).sum()

@@ -63,14 +63,9 @@ class Matches(NamedTuple):
 
 @torch.no_grad()
 def match(
-    grid: AnchorGrid,
-    targets: Targets,
-    batch_size: int,
-    *,
-    threshold: float = 0.35,
-    rounds: int = 8,
+    grid: AnchorGrid, targets: Targets, batch_size: int, *, threshold: float = 0.35, rounds: int = 8,
     second_stage: bool = False,
-) -> Matches:
+) -> Matches:  # fmt: skip
     """Match the packed faces of ``batch_size`` images to the anchors of ``grid``; the rule is at the top of this file.
 
     Runs on the faces' device and never waits for an accelerator. ``threshold`` in (0, 1), ``rounds`` at least 0.
@@ -110,9 +105,8 @@ def window(grid: AnchorGrid, boxes_xyxy: Tensor, side: int) -> tuple[Tensor, Ten
     """(F, 4) boxes and K = ``side`` → anchor numbers (F, L·K·K) int64 and IoUs (F, L·K·K) float32.
 
     The K × K cells of each map that are nearest to the box's center, map by map and row by row. Numbers ascend within a
-    row, but for the cells that a map smaller than K lacks (:func:`in_window`): they repeat others with IoU 0.
-    The IoUs equal those of :func:`fanet_lightning.ops.boxes.paired_iou` to the last bit. Overlaps are computed per
-    column and per row of a window, not per cell, which is several times cheaper.
+    row, but for the cells that a map smaller than K lacks (:func:`in_window`): they repeat others with IoU 0. Overlaps
+    per column and per row of a window are several times cheaper than :func:`paired_iou`, and equal to the last bit.
     """
     layout = _layout(grid, boxes_xyxy.device)
     boxes = boxes_xyxy.float()
@@ -197,12 +191,10 @@ def _layout(grid: AnchorGrid, device: torch.device) -> _Layout:
 
 
 def _reads_are_free(device: torch.device) -> bool:
-    """Whether sizes and flags may be read back; on an accelerator that would wait for all queued work."""
-    return device.type == "cpu"
+    return device.type == "cpu"  # on an accelerator it would wait for all queued work
 
 
 def _keys(iou: Tensor, rank: Tensor) -> Tensor:
-    """Larger overlap first, then higher rank."""
     return (order_of(iou) << _RANK_BITS) | rank
 
 
@@ -212,7 +204,6 @@ def _ranks(targets: Targets) -> Tensor:
 
 
 def _owns(held: Tensor, rank: Tensor) -> Tensor:
-    """Which of the candidates (F, C) already belong to the face of that row."""
     return (held & _RANK_MASK) == rank[:, None]
 
 

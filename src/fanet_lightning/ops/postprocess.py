@@ -3,7 +3,7 @@
 NMS is torchvision's operator without the rest of torchvision, whose import takes as long again as torch itself.
 """
 
-import importlib
+import contextlib
 import importlib.util
 import inspect
 from collections.abc import Mapping
@@ -26,10 +26,8 @@ def _load_operator() -> None:
     package = importlib.util.find_spec("torchvision")  # finds it without importing it
     folder = Path(package.origin).parent if package is not None and package.origin else Path()
     for library in sorted(folder.glob("_C*.so")):  # _C_stable.so since 0.29; none on Windows
-        try:
+        with contextlib.suppress(OSError):  # one that wants to be loaded by its package
             torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-        except OSError:  # one that wants to be loaded by its package
-            continue
     if not hasattr(torch.ops.torchvision, "nms"):
         import torchvision  # noqa: F401
 
@@ -45,14 +43,9 @@ def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float) -> Tensor:
 
 @torch.no_grad()
 def detect(
-    output: NetworkOutput,
-    grid: AnchorGrid,
-    *,
-    score_floor: float = 0.01,
-    top_k: int = 5000,
-    nms_iou: float = 0.3,
+    output: NetworkOutput, grid: AnchorGrid, *, score_floor: float = 0.01, top_k: int = 5000, nms_iou: float = 0.3,
     keep: int = 750,
-) -> list[Detections]:
+) -> list[Detections]:  # fmt: skip
     """The faces of each image, B entries. Boxes in pixels of the network's input, not clipped to it.
 
     A score is the softmax probability of a face. Anchors with a score below ``score_floor`` are dropped, of the others
@@ -60,11 +53,10 @@ def detect(
     most ``keep`` come out. The defaults are S3FD's. At equal scores the lower anchor number comes first. Scores and
     boxes that are not finite never come out. All in float32. ValueError: heads and grid differ in number of anchors.
     """
-    logits, offsets = output.hierarchies[-1]
+    logits, offsets = output.hierarchies[-1].logits.float(), output.hierarchies[-1].offsets
     if logits.shape[1] != grid.count:
         raise ValueError(f"heads for {logits.shape[1]} anchors, a grid of {grid.count}")
     anchors_cxcywh = grid.boxes_cxcywh(logits.device)
-    logits = logits.float()
     # Softmax over two classes is the sigmoid of their difference.
     scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
     found = []
@@ -101,13 +93,9 @@ def detection_settings(*changes: Mapping[str, Any] | None) -> dict[str, Any]:
     for changed in changes:
         settings |= {key: value for key, value in (changed or {}).items() if value is not None}
     for key, value in settings.items():
-        if key in ("top_k", "keep"):
-            fits, needed = is_whole(value, 1), "a whole number, at least 1"
-        else:
-            fits, needed = isinstance(value, int | float) and 0 <= value <= 1, "a number of 0 … 1"
-        fits = fits and not isinstance(value, bool)
-        if not fits:
-            raise InputError(f"detection.{key}={value}; give {needed}")
+        counts = key in ("top_k", "keep")
+        if not (is_whole(value, 1) if counts else type(value) in (int, float) and 0 <= value <= 1):
+            raise InputError(f"detection.{key}={value}; give {'a whole number above 0' if counts else 'one of 0 … 1'}")
     return settings
 
 
@@ -122,23 +110,10 @@ def box_vote(
     for three points: boxes are continuous (the script adds 1 to every side), a detection that nothing else agrees with
     stays (``keep_singles=False`` drops it, as the script does), and ties go to the lower index (there to the higher).
 
-    Args:
-        boxes_xyxy: (D, 4) in any order, pixels, x2 ≥ x1, y2 ≥ y1.
-        scores: (D,), ≥ 0. Scores below 1e-12 weigh 1e-12.
-        iou: least overlap with the leader, in (0, 1].
-        keep: at most so many come out.
-        keep_singles: whether a detection alone comes out.
-
-    Returns:
-        float32 on the device of ``boxes_xyxy``, scores descending. Computed on the CPU in float64.
-
-    Raises:
-        ValueError: shapes that do not fit, ``iou`` outside (0, 1].
+    ``boxes_xyxy`` (D, 4) in any order, pixels, x2 ≥ x1, y2 ≥ y1; ``scores`` (D,), ≥ 0, below 1e-12 they weigh 1e-12.
+    ``iou``: least overlap with the leader, in (0, 1]. At most ``keep`` come out, float32 on the device of
+    ``boxes_xyxy``, scores descending. Computed on the CPU in float64.
     """
-    if boxes_xyxy.shape != (len(scores), 4) or scores.ndim != 1:
-        raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} and scores {tuple(scores.shape)}, need (D, 4) and (D,)")
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou={iou}: must be in (0, 1]")
     boxes, weights = boxes_xyxy.detach().cpu().double().numpy(), scores.detach().cpu().double().numpy()
     shares = np.maximum(weights, 1e-12)
     # So little that it is lost in every area but 0: the union of two empty boxes must not be 0.

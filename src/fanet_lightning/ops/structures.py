@@ -48,10 +48,7 @@ class Batch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """One image at test scale: ``images`` (1, 3, H, W) uint8 RGB, already resized to the protocol's scale.
-
-    ``scale_xy`` (1, 2) float32: network pixels per pixel of the original image, (x, y).
-    """
+    """One image at test scale: ``images`` (1, 3, H, W) uint8 RGB; ``scale_xy`` (1, 2): network per original pixels."""
 
     images: Tensor
     scale_xy: Tensor
@@ -66,10 +63,7 @@ class HeadOutput(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """``hierarchies``: one entry per hierarchy that has heads, the last one is the detector.
-
-    ``map_shapes``: the L maps' (height, width), from which the anchors follow.
-    """
+    """``hierarchies`` that have heads, the last is the detector; ``map_shapes``: the L maps' (height, width)."""
 
     hierarchies: list[HeadOutput]
     map_shapes: list[tuple[int, int]]
@@ -133,10 +127,9 @@ class Detections:
         return self.boxes_xyxy.detach().cpu().numpy(), self.scores.detach().cpu().numpy()
 
     def draw(self, image: ImageLike, *, bar: bool = False, labels: bool = False) -> npt.NDArray[np.uint8]:
-        """The image with a box around every face, color = confidence; see :func:`fanet_lightning.ops.draw.annotate`.
+        """The image with a box around every face; see :func:`fanet_lightning.ops.draw.annotate`.
 
-        ``image``: the one that was searched: (H, W, 3) uint8 RGB, a PIL image, or a path; the latter two are turned
-        upright as detection does. With ``bar``, a color bar at the right makes it wider; ``labels``: each score.
+        ``image``: (H, W, 3) uint8 RGB, or a PIL image or path, which are turned upright as detection does.
         """
         return annotate(upright_rgb(image), *self.numpy(), bar=bar, labels=labels)
 
@@ -149,9 +142,7 @@ class Detections:
         try:
             import supervision
         except ImportError as error:
-            raise InputError(
-                "to_supervision: needs the package supervision; pip install 'fanet-lightning[supervision]'"
-            ) from error
+            raise InputError("to_supervision needs supervision: pip install 'fanet-lightning[supervision]'") from error
         boxes_xyxy, scores = self.numpy()
         # supervision takes its arrays as they are, so they are copies: they may be changed in place.
         return supervision.Detections(
@@ -159,21 +150,16 @@ class Detections:
         )
 
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
-        """The image's entries of a COCO result file: ``image_id``, ``category_id``, ``bbox`` [x, y, w, h], ``score``.
-
-        Plain numbers that ``json`` writes; best score first.
-        """
+        """The image's entries of a COCO result file: ``image_id``, ``category_id``, ``bbox`` xywh, ``score``."""
         boxes = self.boxes_xyxy.detach().cpu().double()
         boxes_xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-        return [
-            {"image_id": image_id, "category_id": category_id, "bbox": box_xywh, "score": score}
-            for box_xywh, score in zip(boxes_xywh.tolist(), self.scores.tolist(), strict=True)
-        ]
+        rows = zip(boxes_xywh.tolist(), self.scores.tolist(), strict=True)
+        of_image = {"image_id": image_id, "category_id": category_id}
+        return [{**of_image, "bbox": box_xywh, "score": score} for box_xywh, score in rows]
 
     def to_wider(self, name: str) -> str:
         """The text of the image's prediction file for WIDER FACE: a name line, the count, rows ``x y w h score``.
 
-        ``name``: of the image, without folder and ending, ``0_Parade_marchingband_1_849``. ValueError: a detection that
-        is not finite or has a negative side.
+        ``name``: of the image, without folder and ending. ValueError: a detection not finite, or with a negative side.
         """
         return prediction_text(name, *self.numpy())

@@ -5,7 +5,8 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,6 @@ from fanet_lightning.data.wider_face import all_usable_faces
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.train.loggers import spread
 
-# How many unreadable images the line at the end names; ``run.json`` names all.
-NAMED = 5
-
 
 def ema_callback(decay: float | None) -> WeightAveraging | None:
     """Exponential moving average of weights and buffers, validated and saved in place of the raw ones; None: none.
@@ -36,44 +34,38 @@ def ema_callback(decay: float | None) -> WeightAveraging | None:
     """
     if decay is None:
         return None
+    return WeightAveraging(use_buffers=True, multi_avg_fn=_moved(lambda t: 1 - min(decay, (1 + t) / (10 + t))))
 
+
+def _moved(share: Callable[[int], float]) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        t = float(num_averaged)
-        _move(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+        weight = share(int(num_averaged))
+        for old, new in zip(averaged, current, strict=True):
+            if old.dtype.is_floating_point:
+                old.lerp_(new.to(old.dtype), weight)
+            else:
+                old.copy_(new)  # batch norm's counter of batches
 
-    return WeightAveraging(use_buffers=True, multi_avg_fn=average)
-
-
-def _move(averaged: list[Tensor], current: list[Tensor], weight: float) -> None:
-    for old, new in zip(averaged, current, strict=True):
-        if old.dtype.is_floating_point:
-            old.lerp_(new.to(old.dtype), weight)
-        else:
-            old.copy_(new)  # batch norm's counter of batches
+    return average
 
 
 class StochasticAverage(WeightAveraging):
     """The mean of weights and buffers over the last steps (SWA), validated and saved in place of the raw ones.
 
     Lightning's own ``StochasticWeightAveraging`` keeps the mean out of validation and checkpoints until the run ends.
-
-    Args:
-        start: share of the run's steps after which the mean begins, 0 … 1; before, the weights are as they are.
+    ``start``: share of the run's steps after which the mean begins, 0 … 1; before, the weights are as they are.
     """
 
     def __init__(self, start: float) -> None:
         if not 0 <= start < 1:
             raise InputError(f"callbacks.swa.start={start}: give a share of the run, from 0 to below 1")
-        super().__init__(use_buffers=True, multi_avg_fn=self._average)
         self._start, self._first = start, 0
+        self._average = _moved(lambda t: 1 / max(1, t - self._first + 1))
+        super().__init__(use_buffers=True, multi_avg_fn=self._average)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._first = round(self._start * trainer.estimated_stepping_batches)
-
-    @torch.no_grad()
-    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        _move(averaged, current, 1 / max(1, int(num_averaged) - self._first + 1))
 
 
 class RateFinder(LearningRateFinder):
@@ -96,7 +88,7 @@ class TopCheckpoints(ModelCheckpoint):
 
 
 class EpochReport(Callback):
-    """Prints one line per epoch, and logs the training speed in images per second.
+    """Prints one line per epoch, logs the training speed in images per second, and keeps the run's record.
 
     Once an epoch ``train/wait_share``: which part of the epoch's training the loop waited for its loader, of several
     ranks the one that waited longest (the others wait for it); and ``train/clipped_share``: the share of the steps
@@ -104,21 +96,39 @@ class EpochReport(Callback):
 
     Args:
         stop_after: end the run after so many epochs of its schedule, to be resumed later; None: run to the end.
+        record: of the run in ``folder``, changed in place and written after every epoch; None: on the other ranks.
     """
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        self._stop_after = stop_after
-        self._start = self._seconds = self._waited = 0.0
+    def __init__(self, stop_after: int | None = None, record: RunRecord | None = None, folder: Path = Path()) -> None:
+        self._stop_after, self._record, self._folder = stop_after, record, folder
+        self._run_start = self._start = self._seconds = self._waited = 0.0
+        self._before = 0.0 if record is None else float(record.train.get("seconds", 0.0))
         self._images = 0
-        self._validated = False
+        self._validated = self._flush = False
         self.unreadable_images: list[str] = []
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._run_start = time.perf_counter()
+        if self._record is not None:
+            self._record.data = trainer.datamodule.digest()  # type: ignore[attr-defined]
+            self._record.write(self._folder)
         # A run that resumes inside an epoch does not start it.
         self.on_train_epoch_start(trainer, module)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # What a checkpoint has behind it must be in the logs: a run that is killed resumes after it.
+        for logger in trainer.loggers:
+            logger.save()
+        self._flush = True
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Lightning logs a step after the checkpoint that was written at its end.
+        for logger in trainer.loggers if self._flush else []:
+            logger.save()
+        self._flush = False
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start, self._images, self._validated = time.perf_counter(), 0, False
@@ -160,22 +170,33 @@ class EpochReport(Callback):
             words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in aps.items()))
         if self._images:  # none where a run resumes at the very end of an epoch
             words += [f"{self._images / self._seconds:.1f} images/s", f"waiting {wait_share:.1%}"]
-        if skipped:
-            words.append(f"{skipped} steps skipped")
-        if clipped > 0.5:
-            words.append(f"{clipped:.0%} of steps clipped")
-        if self.unreadable_images:
-            words.append(f"{len(self.unreadable_images)} images unreadable")
+        words += [f"{skipped} steps skipped"] if skipped else []
+        words += [f"{clipped:.0%} of steps clipped"] if clipped > 0.5 else []
+        words += [f"{len(self.unreadable_images)} images unreadable"] if self.unreadable_images else []
         print("  ".join(words), flush=True)
         if trainer.should_stop and epoch < last:
             reason = f"by stop_after={self._stop_after}; resume=auto continues" if stops else "early by a callback"
             print(f"stopped {reason}", flush=True)
+        if self._record is not None:
+            # Also what an earlier start of the run has found; a file that was fixed since stays named.
+            unreadable = {*self._record.train.get("unreadable_images", ()), *self.unreadable_images}
+            self._record.train |= {
+                "epoch": epoch,
+                "steps": trainer.global_step,
+                # Over all starts, with what was trained and lost to a kill.
+                "seconds": round(self._before + time.perf_counter() - self._run_start, 1),
+                "images_per_second": round(self._images / self._seconds, 2) if self._images else None,
+                "skipped_steps": skipped,
+                "wait_share": round(wait_share, 4) if self._images else None,
+                "unreadable_images": sorted(unreadable),
+            }
+            self._record.write(self._folder)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         names = self.unreadable_images
-        if trainer.is_global_zero and names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            print(f"{len(names)} training images could not be read: {', '.join(names[:NAMED])}{more}", flush=True)
+        if trainer.is_global_zero and names:  # run.json names all
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            print(f"{len(names)} training images could not be read: {', '.join(names[:5])}{more}", flush=True)
 
 
 def _waited_seconds(trainer: Trainer) -> float:
@@ -188,54 +209,6 @@ def _largest(trainer: Trainer, value: Tensor) -> Tensor:
     if trainer.world_size == 1:
         return value
     return trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="max").cpu()
-
-
-class RecordProgress(Callback):
-    """Writes how far the run in ``folder`` has got into ``record``, changed in place, after every epoch."""
-
-    def __init__(self, record: RunRecord, folder: Path) -> None:
-        self._record, self._folder = record, folder
-        self._flush = False
-        self._before = float(record.train.get("seconds", 0.0))
-        self._start = time.monotonic()
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._start = time.monotonic()
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._record.data = datamodule.digest()
-        self._record.write(self._folder)
-
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # What a checkpoint has behind it must be in the logs: a run that is killed resumes after it.
-        for logger in trainer.loggers:
-            logger.save()
-        self._flush = True
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Lightning logs a step after the checkpoint that was written at its end.
-        for logger in trainer.loggers if self._flush else []:
-            logger.save()
-        self._flush = False
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        speed = trainer.callback_metrics.get("train/images_per_second")
-        waited = trainer.callback_metrics.get("train/wait_share")
-        # Also what an earlier start of the run has found; a file that was fixed since stays named.
-        unreadable = {str(name) for name in self._record.train.get("unreadable_images", [])}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EpochReport):
-                unreadable.update(callback.unreadable_images)
-        self._record.train |= {
-            "epoch": trainer.current_epoch + 1,
-            "steps": trainer.global_step,
-            # Over all starts, with what was trained and lost to a kill.
-            "seconds": round(self._before + time.monotonic() - self._start, 1),
-            "images_per_second": None if speed is None else round(float(speed), 2),
-            "skipped_steps": int(getattr(module, "skipped_steps", 0)),
-            "wait_share": None if waited is None else round(float(waited), 4),
-            "unreadable_images": sorted(unreadable),
-        }
-        self._record.write(self._folder)
 
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -252,10 +225,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """
-        Raises:
-            InputError: the file cannot be written; the checkpoints before it are left as they were.
-        """
+        """InputError: the file cannot be written; the checkpoints before it are left as they were."""
         target = Path(path)
         try:
             with replaced(target) as temporary:
@@ -281,27 +251,21 @@ def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     And one line for each damaged one that was passed over. InputError: there are checkpoints, and no valid one.
     """
     damaged: list[str] = []
-    for name in (LAST, PREVIOUS):
-        path = folder / name
+    for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
-        fault = _fault(path)
-        if fault is None:
-            return path, damaged
+        try:  # a zip archive, whose members have checksums
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken is None:
+                return path, damaged
+            fault = f"checksum of {broken} does not fit"
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+            fault = first_line(error)
         damaged.append(f"{path} is damaged ({fault}) and is passed over")
     if damaged:
         raise InputError(f"no valid checkpoint in {folder}: {'; '.join(damaged)}; give resume=PATH or take another out")
     return None, damaged
-
-
-def _fault(path: Path) -> str | None:
-    """What is wrong with a file of ``torch.save``: it is a zip archive, and every member has a checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        return str(error) or type(error).__name__
-    return None if broken is None else f"checksum of {broken} does not fit"
 
 
 def checkpoint_within_epoch(dirpath: Path | str, every_steps: int | None) -> ModelCheckpoint | None:
@@ -309,13 +273,9 @@ def checkpoint_within_epoch(dirpath: Path | str, every_steps: int | None) -> Mod
     if every_steps is None:
         return None
     return ModelCheckpoint(
-        dirpath=dirpath,
-        filename="last",
-        save_top_k=1,
-        every_n_train_steps=every_steps,
-        auto_insert_metric_name=False,
+        dirpath=dirpath, filename="last", save_top_k=1, every_n_train_steps=every_steps, auto_insert_metric_name=False,
         enable_version_counter=False,
-    )
+    )  # fmt: skip
 
 
 def progress_bar() -> RichProgressBar | None:
@@ -326,10 +286,7 @@ def progress_bar() -> RichProgressBar | None:
 class StartingModel(Callback):
     """The trained model that a run starts from stands as ``best.ckpt`` until an epoch beats it.
 
-    A run from the beginning has to validate it first, as all of Lightning's sanity check.
-
-    Args:
-        best: writes ``best.ckpt``.
+    A run from the beginning has to validate it first, as Lightning's sanity check; ``best`` writes ``best.ckpt``.
     """
 
     def __init__(self, best: ModelCheckpoint) -> None:
@@ -370,10 +327,8 @@ class RandomState(Callback):
     """The state of torch's generators travels in the checkpoint, for networks with dropout (that of the first rank)."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"torch": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         torch.set_rng_state(state["torch"].cpu())
@@ -384,9 +339,7 @@ class RandomState(Callback):
 class Origin(Callback):
     """Every checkpoint carries its run's ``settings`` and, as ``training_images``, what its weights were trained on.
 
-    Args:
-        settings: of the run.
-        earlier: what the weights were trained on that the run starts from.
+    ``earlier``: what the weights were trained on that the run starts from.
     """
 
     def __init__(self, settings: Mapping[str, Any], earlier: Sequence[TrainingImages] = ()) -> None:
@@ -407,11 +360,7 @@ class Origin(Callback):
 
 
 class FewImages(Callback):
-    """Trains and validates on a part of the images, spread evenly over each set.
-
-    Args:
-        take: how many images, or which share of them if it is below 1.
-    """
+    """Trains and validates on a part of the images, spread evenly: ``take`` of each set, or a share below 1."""
 
     def __init__(self, take: float) -> None:
         if not (0 < take < 1 or is_whole(take, 1)):
@@ -420,41 +369,30 @@ class FewImages(Callback):
 
     def part_of(self, source: FaceSource) -> FaceSource:
         """The source that has only these images."""
-        return _Part(source, self._few(source.train()), self._few(source.val()))
+        train, val = self._few(source.train()), self._few(source.val())
+        ids = sorted(record.image_id for record in val)
+        return _Part(source, lambda: train, lambda: val, lambda: source.ground_truth().select(ids))
 
     def _few(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:
         count = math.ceil(self._take * len(records)) if self._take < 1 else int(self._take)
         return [records[index] for index in spread(len(records), count)]
 
 
+@dataclass
 class _Part:
-    """A source of some of another's images; ``truth`` in place of the other's ground truth."""
+    """A source of some of another's images."""
 
-    def __init__(
-        self, source: FaceSource, train: list[ImageRecord], val: list[ImageRecord], truth: GroundTruth | None = None
-    ) -> None:
-        self._source, self._train, self._val, self._truth = source, train, val, truth
+    source: FaceSource
+    train: Callable[[], list[ImageRecord]]
+    val: Callable[[], list[ImageRecord]]
+    ground_truth: Callable[[], GroundTruth]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def train(self) -> list[ImageRecord]:
-        return self._train
-
-    def val(self) -> list[ImageRecord]:
-        return self._val
-
-    def ground_truth(self) -> Any:
-        return self._truth or self._source.ground_truth().select(sorted(record.image_id for record in self._val))
+        return getattr(self.source, name)
 
 
 class ByHeart(FewImages):
-    """Validates on the few images that are trained on, and ends with what loss and AP got to, or what is wrong.
-
-    Args:
-        take: as :class:`FewImages`.
-        ap: to be reached at least.
-    """
+    """Validates on the few images that are trained on, and ends with loss and AP; InputError: less than ``ap``."""
 
     def __init__(self, take: float, ap: float = 0.8) -> None:
         super().__init__(take)
@@ -464,7 +402,7 @@ class ByHeart(FewImages):
     def part_of(self, source: FaceSource) -> FaceSource:
         records = [record for record in source.train() if len(record.boxes_xyxy)]
         records = sorted(self._few(records), key=lambda record: record.image_id)
-        return _Part(source, records, records, all_usable_faces(records))
+        return _Part(source, lambda: records, lambda: records, lambda: all_usable_faces(records))
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -44,20 +44,12 @@ def check_loggers(options: Mapping[str, Any]) -> None:
 
 
 def build_loggers(
-    options: Mapping[str, Any],
-    out: Path,
-    *,
-    resumed_step: int | None = None,
-    wandb_run: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any], out: Path, *, resumed_step: int | None = None, wandb_run: Any = None
 ) -> "tuple[list[Logger], WandbRun | None]":
     """The loggers of a composed configuration, and the W&B run among them (on the first rank alone).
 
-    Args:
-        options: the whole configuration, plain.
-        out: the run's folder.
-        resumed_step: optimizer steps that a resumed run has behind it; what was logged for later steps is dropped.
-            None: a new run.
-        wandb_run: what an earlier start kept (:attr:`WandbRun.record`), so that the same W&B run continues.
+    ``resumed_step``: optimizer steps that a resumed run has behind it; what was logged for later steps is dropped.
+    ``wandb_run``: what an earlier start kept (:attr:`WandbRun.record`), so that the same W&B run continues.
     """
     group, built, wandb = options["logger"] or {}, list[Logger](), None
     if group.get("csv"):
@@ -77,22 +69,13 @@ def build_loggers(
 class ResumableCSVLogger(CSVLogger):
     """``out/csv/metrics.csv``. Lightning's own deletes what an earlier start of the run had written.
 
-    Args:
-        out: the run's folder.
-        resumed_step: rows of earlier steps stay, later ones go; None: a new file.
+    ``resumed_step``: rows of earlier steps stay, later ones go; None: a new file.
     """
 
     def __init__(self, out: Path, resumed_step: int | None = None) -> None:
         super().__init__(out, name="csv", version="")
-        self._resumed_step = resumed_step
-
-    @property
-    def experiment(self) -> Any:
-        if not is_first_process():
-            return super().experiment  # Lightning's dummy
-        if self._experiment is None:
-            self._experiment = _ResumableWriter(self.log_dir, self._resumed_step)
-        return self._experiment
+        if is_first_process():
+            self._experiment = _ResumableWriter(self.log_dir, resumed_step)
 
 
 class _ResumableWriter(ExperimentWriter):
@@ -124,12 +107,8 @@ class _ResumableWriter(ExperimentWriter):
             writer.writerows(rows)
 
 
-# Weights & Biases: a dashboard is worth less than what it shows. Nothing is asked, and where the server, the key or
-# W&B itself fails, one line says so and the training continues, offline where that is possible.
-
-
 class WandbRun(WandbLogger):
-    """A W&B run of the first rank. What fails inside W&B is said once, and the run is given up; nothing is raised.
+    """A W&B run of the first rank. What fails inside W&B is said once, and the run is given up; the training continues.
 
     ``record`` is what ``run.json`` keeps, so that a later start resumes this run.
     """
@@ -137,12 +116,8 @@ class WandbRun(WandbLogger):
     def __init__(self, run: Any, out: Path) -> None:
         super().__init__(experiment=run, save_dir=out, project=run.project)
         self._run, self.is_lost = run, False
-        self.record = {
-            "id": run.id,
-            "project": run.project,
-            "mode": "offline" if run.offline else "online",
-            "folder": str(Path(run.dir).parent.resolve()),
-        }
+        mode, folder = "offline" if run.offline else "online", str(Path(run.dir).parent.resolve())
+        self.record = {"id": run.id, "project": run.project, "mode": mode, "folder": folder}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """``step`` is Lightning's; it travels as a metric of its own, because W&B's counts the calls."""
@@ -165,8 +140,7 @@ class WandbRun(WandbLogger):
 
         self._attempt(lambda: self._run.finish(exit_code=exit_code), "what it has kept can be sent later")
         if self.is_lost:
-            # The dead connection would get into the next run's way.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the dead connection would get into the next run's way
                 wandb.teardown()
         if self.record["mode"] == "offline" or self.is_lost:
             starts = Path(self.record["folder"]).parent.glob(f"*run-*-{self.record['id']}")
@@ -198,18 +172,11 @@ def start_wandb(
         return None
     limits = {name: settings[name] for name in ("init_timeout", "finish_timeout")}
     arguments: dict[str, Any] = {
-        "project": settings["project"],
-        "entity": settings["entity"],
-        "group": options["group"],
-        "name": f"{options['name']}_seed{options['seed']}",
-        "job_type": "train",
-        "tags": list(settings["tags"]),
-        "config": dict(options),
-        "dir": out,
-        "id": str(earlier["id"]) if earlier else secrets.token_hex(6),
-        "resume": "allow",
-        "settings": {"silent": True, "finish_timeout_raises": True, **limits},
-    }
+        **{name: settings[name] for name in ("project", "entity", "tags")},
+        "group": options["group"], "name": f"{options['name']}_seed{options['seed']}", "job_type": "train",
+        "config": dict(options), "dir": out, "id": str(earlier["id"]) if earlier else secrets.token_hex(6),
+        "resume": "allow", "settings": {"silent": True, "finish_timeout_raises": True, **limits},
+    }  # fmt: skip
     # Where huggingface_hub is loaded, as for a model of the hub, W&B would advertise its tool for language models.
     os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
     # W&B writes to the system's temporary folder when this one is not there.
@@ -233,7 +200,7 @@ def start_wandb(
             sys.stdin = stdin
     try:
         run = run or wandb.init(mode="offline", **arguments)
-        # Without this the panels' x axis would count log calls.
+        # Otherwise the panels' x axis would count log calls.
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     except Exception as error:
@@ -244,9 +211,7 @@ def start_wandb(
 
 def resolve_mode(mode: str) -> str:
     """``auto`` → ``WANDB_MODE`` where it is set, else ``online`` where a key is set up, else ``offline``."""
-    if mode != "auto":
-        return mode
-    return os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    return mode if mode != "auto" else os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
 
 
 def has_key() -> bool:
@@ -307,8 +272,7 @@ def _wandb_image(record: ImageRecord, found: Detections | None) -> Any:
 
 
 def _box(box_xyxy: npt.NDArray[np.floating], score: float | None = None) -> dict[str, Any]:
-    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
-    position = {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2}
+    position = dict(zip(("minX", "minY", "maxX", "maxY"), map(float, box_xyxy), strict=True))
     box: dict[str, Any] = {"position": position, "domain": "pixel", "class_id": 0}
     return box if score is None else box | {"box_caption": f"{score:.2f}", "scores": {"confidence": score}}
 

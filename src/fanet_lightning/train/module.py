@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fanet_lightning.cli.config import made, own
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.fanet import network_of
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
@@ -40,15 +40,9 @@ log = logging.getLogger(__name__)
 
 
 def lr_factor(
-    step: int,
-    total_steps: int,
-    *,
-    kind: ScheduleKind = "step",
-    warmup_steps: int = 0,
-    milestones: Sequence[float] = PAPER_MILESTONES,
-    gamma: float = 0.1,
-    final: float = 0.0,
-) -> float:
+    step: int, total_steps: int, *, kind: ScheduleKind = "step", warmup_steps: int = 0,
+    milestones: Sequence[float] = PAPER_MILESTONES, gamma: float = 0.1, final: float = 0.0,
+) -> float:  # fmt: skip
     """What the learning rate is multiplied with at optimizer step ``step`` (0-based).
 
     Warm-up rises linearly from 1 / ``warmup_steps`` to 1 and overlays the schedule. ``step`` multiplies by ``gamma`` at
@@ -70,11 +64,8 @@ def trained_layers(network: nn.Module, setting: str) -> dict[str, nn.Module]:
     """The backbone's layers that trained weights exist for, by name; InputError with ``setting``: it names none."""
     try:
         layers: dict[str, nn.Module] = network.trunk.trained_layers()  # type: ignore[union-attr, operator]
-    except (AttributeError, NotImplementedError) as error:
-        raise InputError(
-            f"{setting}: {type(network).__name__} has no trunk.trained_layers(), which names the backbone's layers "
-            f"({first_line(error)}); add it, or leave out {setting}"
-        ) from error
+    except AttributeError as error:
+        raise InputError(f"{setting}: {type(network).__name__} has no trunk.trained_layers() ({error})") from error
     return layers
 
 
@@ -106,29 +97,20 @@ class FaceDetectionModule(LightningModule):
         channels_last: memory format of weights and images.
         freeze_until: the backbone's layer up to which, itself included, weights and batch norm's statistics stay as
             they are: ``conv1_1`` … ``conv_fc7`` of VGG16, ``stem``, ``stride4`` … of the light one, timm's names.
-        freeze_epochs: for so many epochs; None: for the whole run, which saves the time of their gradients as well.
-            Without ``freeze_until`` all of the backbone's trained layers.
+        freeze_epochs: for so many epochs; None: for the whole run. Alone: all of the backbone's trained layers.
 
-    After a validation ``curves`` holds the curve per setting, and ``detections`` every image's boxes (pixels of the
-    original image) and scores, gathered over ranks.
+    After a validation ``curves`` holds the curve per setting, ``detections`` every image's faces (original pixels).
     """
 
     def __init__(
-        self,
-        network: Mapping[str, Any],
-        loss: Mapping[str, Any] | None = None,
-        optim: Mapping[str, Any] | None = None,
-        detection: Mapping[str, Any] | None = None,
-        batch_size: int = 12,
-        channels_last: bool = True,
-        freeze_until: str | None = None,
-        freeze_epochs: int | None = None,
-    ) -> None:
+        self, network: Mapping[str, Any], loss: Mapping[str, Any] | None = None, optim: Mapping[str, Any] | None = None,
+        detection: Mapping[str, Any] | None = None, batch_size: int = 12, channels_last: bool = True,
+        freeze_until: str | None = None, freeze_epochs: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
         self.network = network_of(network)
-        freezes = freeze_until is not None or freeze_epochs is not None
-        self._frozen = frozen_layers(self.network, freeze_until) if freezes else []
+        self._frozen = frozen_layers(self.network, freeze_until) if freeze_until or freeze_epochs else []
         if freeze_epochs is None:
             for layer in self._frozen:
                 layer.requires_grad_(False)
@@ -141,7 +123,7 @@ class FaceDetectionModule(LightningModule):
         self._skipped_in_a_row = 0
         self._clipped = self._steps = 0  # of this epoch
         self._last_ids: list[str] = []
-        self._last_loss: Tensor | None = None
+        self._last_loss = torch.tensor(math.nan)
         self._finite_buffers: dict[str, Tensor] = {}
         self.detections: dict[str, Detections] = {}
         self.curves: dict[str, Curve] = {}
@@ -178,6 +160,9 @@ class FaceDetectionModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         for layer in self._frozen:  # batch norm's statistics move in training mode alone
             layer.train(not self.is_frozen)
+        # A non-finite forward pass also poisons batch norm's running statistics: keep a copy to go back to.
+        if not self._finite_buffers or (batch_idx % 100 == 0 and self._skipped_in_a_row == 0):
+            self._finite_buffers = {n: b.clone() for n, b in self.network.named_buffers() if "running_" in n}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with self._profiled("network"):
@@ -187,9 +172,8 @@ class FaceDetectionModule(LightningModule):
         size = len(batch.image_ids)
         self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
         if self._is_written():
-            self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
-            self.log("train/positives", parts.positives.float(), batch_size=size)
-            self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
+            counts = {name: getattr(parts, name).float() for name in ("positives", "unmatched_faces")}
+            self.log_dict({f"train/{name}": value for name, value in (parts.parts | counts).items()}, batch_size=size)
         self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
         total: Tensor = parts.total
         return total
@@ -217,7 +201,7 @@ class FaceDetectionModule(LightningModule):
             self._clipped += norm > limit
         else:
             optimizer.zero_grad(set_to_none=True)
-            self._count_skipped(norm)
+            self._skip(norm)
         if self._is_written():
             if self._skipped_in_a_row == 0:
                 self.log("train/grad_norm", norm)
@@ -232,32 +216,21 @@ class FaceDetectionModule(LightningModule):
         every = int(trainer.log_every_n_steps)
         return bool(trainer.should_stop) or (every > 0 and (trainer.global_step + 1) % every == 0)
 
-    def _count_skipped(self, norm: float) -> None:
+    def _skip(self, norm: float) -> None:
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        loss = float(self._last_loss) if self._last_loss is not None else float("nan")
         log.warning(
             "step %d skipped: gradient norm %s, loss %s on rank %d; images: %s",
-            self.global_step, norm, loss, self.global_rank, ", ".join(self._last_ids),
+            self.global_step, norm, float(self._last_loss), self.global_rank, ", ".join(self._last_ids),
         )  # fmt: skip
-        self._restore_buffers()
+        for name, buffer in self.network.named_buffers():
+            if name in self._finite_buffers and not bool(buffer.isfinite().all()):
+                buffer.copy_(self._finite_buffers[name])
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"{MAX_SKIPPED_IN_A_ROW} steps in a row had no finite gradient (step {self.global_step}); "
                 "lower optim.lr, lengthen optim.warmup_steps or set gradient_clip"
             )
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # A non-finite forward pass also poisons batch norm's running statistics: keep a copy to go back to.
-        if batch_idx % 100 == 0 and self._skipped_in_a_row == 0:
-            self._finite_buffers = {n: b.clone() for n, b in self.network.named_buffers() if "running_" in n}
-
-    def _restore_buffers(self) -> None:
-        for name, buffer in self.network.named_buffers():
-            if name in self._finite_buffers and not bool(torch.isfinite(buffer).all()):
-                buffer.copy_(self._finite_buffers[name])
-            elif "running_" in name and not bool(torch.isfinite(buffer).all()):
-                buffer.fill_(1.0 if name.endswith("var") else 0.0)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         options = dict(self.hparams["optim"] or {})
@@ -315,12 +288,8 @@ class FaceDetectionModule(LightningModule):
             if p.requires_grad:
                 groups.setdefault((id(p) in slow, not decay_all and p.ndim <= 1), []).append(p)
         return [
-            {
-                "params": parameters,
-                "lr": lr * (factor if is_slow else 1),
-                "weight_decay": 0.0 if is_spared else weight_decay,
-            }
-            for (is_slow, is_spared), parameters in sorted(groups.items())
+            {"params": params, "lr": lr * (factor if slowed else 1), "weight_decay": 0.0 if spared else weight_decay}
+            for (slowed, spared), params in sorted(groups.items())
         ]
 
     # Validation
@@ -333,13 +302,15 @@ class FaceDetectionModule(LightningModule):
             output, grid = self(batch.images, all_hierarchies=False)
         with self._profiled("decoding and NMS"):
             found = detect(output, grid, **(self.hparams["detection"] or {}))
-        for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):
-            boxes_xyxy = detections.boxes_xyxy / scale_xy.repeat(2)
-            self.detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
+        for image_id, scale_xy, faces in zip(batch.image_ids, batch.scale_xy, found, strict=True):
+            self.detections[image_id] = Detections(faces.boxes_xyxy / scale_xy.repeat(2), faces.scores).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        with self._profiled("gathering"):
-            self.detections = self._gather_detections()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # All ranks' detections, each image once whatever the sampler did.
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self.detections)
+            self.detections = {image_id: item for part in parts for image_id, item in sorted(part.items())}
         with self._profiled("scoring"):
             ground_truth: GroundTruth = self.trainer.datamodule.ground_truth  # type: ignore[attr-defined]
             found = {
@@ -356,14 +327,6 @@ class FaceDetectionModule(LightningModule):
         # What checkpoints are chosen by: the last setting is the one with all faces that count (WIDER's hard).
         self.log("val/ap", list(self.curves.values())[-1].ap, rank_zero_only=False, sync_dist=False)
         self.log("val/images", float(len(self.detections)), rank_zero_only=False, sync_dist=False)
-
-    def _gather_detections(self) -> dict[str, Detections]:
-        """All ranks' detections, each image once whatever the sampler did."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.detections
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self.detections)
-        return {image_id: item for part in parts for image_id, item in sorted(part.items())}
 
     # Checkpoints
 

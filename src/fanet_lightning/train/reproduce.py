@@ -20,7 +20,7 @@ from fanet_lightning.cli.provenance import (
     state_now,
 )
 from fanet_lightning.models.pretrained import read_checkpoint
-from fanet_lightning.train.run import machine, origin, prepare, train_prepared
+from fanet_lightning.train.run import machine, origin, prepare, train
 
 USAGE = """fanet reproduce RUN_FOLDER [out=DIR] [data.root=DIR] [other_data=true]
 
@@ -31,20 +31,10 @@ CHECKPOINT = "checkpoints/last.ckpt"
 TIMES = {"train/images_per_second", "train/wait_share"}
 
 
-def recorded_run(folder: Path) -> RunRecord:
-    """The record of a run that has come to its end, with its last checkpoint; InputError: it is none."""
-    record = read_record(folder)
-    state = "not there" if record is None else state_now(folder, record)
-    if record is None or state != "finished" or not (folder / CHECKPOINT).is_file():
-        raise InputError(f"run={folder} is {state}; give the folder of a finished run, with run.json and {CHECKPOINT}")
-    return record
-
-
 def options_of(record: RunRecord, folder: Path, out: Path) -> dict[str, Any]:
     """The run's configuration for a run of its own in ``out``, from the beginning, with a CSV log alone.
 
-    Raises:
-        InputError: a setting is missing, which an earlier version did without.
+    InputError: a setting is missing, which an earlier version did without.
     """
     today = plain(compose_config("train", []))
     # What changes nothing that is trained may be as today; the rest is as it was recorded.
@@ -53,8 +43,7 @@ def options_of(record: RunRecord, folder: Path, out: Path) -> dict[str, Any]:
     if missing:
         version, commit = record.made_by.get("packages", {}).get("fanet-lightning"), record.made_by.get("git_commit")
         raise InputError(
-            f"run={folder}: its record has no {missing[0]}, which this version needs; repeat it with fanet-lightning "
-            f"{version} (commit {commit}), which wrote it"
+            f"run={folder} has no {missing[0]}; repeat it with fanet-lightning {version} (commit {commit}), its own"
         )
     resume = options["resume"]
     if resume == "auto" or (resume and Path(resume).resolve().is_relative_to(folder.resolve())):
@@ -79,19 +68,10 @@ def differences(then: RunRecord, origin: dict[str, Any], machine: dict[str, Any]
 
 def data_difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first value of two digests (``FaceDataModule.digest``) that differs; None where none does."""
-    for part, digest in now.items():
-        for key, value in digest.items():
-            if (old := then.get(part, {}).get(key)) != value:
-                return f"{key} of {part}: {old} then, {value} now"
-    return None
-
-
-def first_difference(then: RunRecord, now: RunRecord, folder: Path, out: Path) -> str | None:
-    """Where the results of two runs differ: the first weight of ``last.ckpt``, else the first score; and, where both
-    have ``csv/metrics.csv``, the first logged step. None where they are equal."""
-    weights = _different_weight(folder / CHECKPOINT, out / CHECKPOINT)
-    steps = _different_step(folder / "csv/metrics.csv", out / "csv/metrics.csv")
-    return "; ".join(text for text in (weights or _different_score(then, now), steps) if text) or None
+    values = (
+        (part, key, then.get(part, {}).get(key), new) for part, digest in now.items() for key, new in digest.items()
+    )
+    return next((f"{key} of {part}: {old} then, {new} now" for part, key, old, new in values if old != new), None)
 
 
 def _different_weight(first: Path, second: Path) -> str | None:
@@ -130,16 +110,13 @@ def _different_step(first: Path, second: Path) -> str | None:
 def reproduce(folder: Path, out: Path, *, root: str | None = None, other_data: bool = False) -> bool:
     """Train the run in ``folder`` again in ``out`` and print how the two compare: equal to the last bit?
 
-    Args:
-        folder: of the run.
-        out: of the new run.
-        root: of the data; None: the run's.
-        other_data: train although the data differ.
-
-    Raises:
-        InputError: see :func:`recorded_run` and :func:`options_of`; ``out`` holds a run; the data are gone or differ.
+    ``root``: of the data; None: the run's. ``other_data``: train although the data differ. InputError: no finished run;
+    ``out`` holds a run; the data are gone or differ; see :func:`options_of`.
     """
-    then = recorded_run(folder)
+    then = read_record(folder)
+    state = "not there" if then is None else state_now(folder, then)
+    if then is None or state != "finished" or not (folder / CHECKPOINT).is_file():
+        raise InputError(f"run={folder} is {state}; give the folder of a finished run, with run.json and {CHECKPOINT}")
     first = is_first_process()  # Lightning starts further ranks with the same words
     if first and read_record(out) is not None:
         raise InputError(f"out={out} holds a run already; remove it, or give another out")
@@ -152,18 +129,20 @@ def reproduce(folder: Path, out: Path, *, root: str | None = None, other_data: b
             torch.set_num_threads(options["threads"])
         for line in differences(then, origin(), machine(run.trainer)):
             print(line)
-        run.source.prepare()
+        run.datamodule.source.prepare()
         found = data_difference(then.data, run.datamodule.digest()) if then.data else None
         if found and not other_data:
             raise InputError(f"the data differ from the run's: {found}; data.root=DIR, or other_data=true to go on")
         print(found or ("the run's data were not recorded" if not then.data else "the data are the run's"))
-    train_prepared(run)
+    train(run)
     now = read_record(out)
     if not first or now is None:
         return True
-    different = first_difference(then, now, folder, out)
+    weights = _different_weight(folder / CHECKPOINT, out / CHECKPOINT)
+    steps = _different_step(folder / "csv/metrics.csv", out / "csv/metrics.csv")
+    different = "; ".join(text for text in (weights or _different_score(then, now), steps) if text)
     print(f"differs: {different}" if different else f"bit-equal: weights, scores and log of {folder}")
-    return different is None
+    return not different
 
 
 def main(argv: list[str]) -> int:

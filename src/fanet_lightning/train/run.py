@@ -54,18 +54,15 @@ from fanet_lightning.data.transforms import TestScale, build_augment
 from fanet_lightning.detect.protocols import build_protocol, protocol_names, protocol_settings
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import OPTIONS, flops, inference_parameters
-from fanet_lightning.models.pretrained import Model, load_model, read_checkpoint
+from fanet_lightning.models.pretrained import Model, checkpoint_of_run, load_model, read_checkpoint
 from fanet_lightning.models.weights import load_backbone_weights
 from fanet_lightning.train import search, sweep
 from fanet_lightning.train.callbacks import (
-    BEST,
-    LAST,
     AtomicCheckpointIO,
     EpochReport,
     FewImages,
     Origin,
     RandomState,
-    RecordProgress,
     StartingModel,
     newest_valid_checkpoint,
 )
@@ -75,21 +72,16 @@ from fanet_lightning.train.sweep import LOG_IS_KEPT, Terminated, never_trained, 
 
 AUTO = "auto"
 
-# Checks
-
 # What settings may be besides their type. Whatever is not here is checked by whoever is given it; null is none.
 LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    (
-        "a whole number of at least 1", lambda v: is_whole(v, 1),
-        "level batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
-        "data.train_images data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
-        "trainer.num_nodes trainer.limit_train_batches",
-    ),
+    ("a whole number of at least 1", lambda v: is_whole(v, 1),
+     "level batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
+     "data.train_images data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
+     "trainer.num_nodes trainer.limit_train_batches"),
     ("a whole number of at least 0", lambda v: is_whole(v, 0),
      "workers data.seed optim.warmup_steps trainer.log_every_n_steps"),
     ("a whole number of at least 1, or -1", lambda v: v == -1 or is_whole(v, 1), "trainer.max_steps"),
-    # numpy's generators take no others
-    (f"from 0 to {2**32 - 1}", lambda v: is_whole(v, 0) and v < 2**32, "seed"),
+    (f"from 0 to {2**32 - 1}, as numpy's generators take it", lambda v: is_whole(v, 0) and v < 2**32, "seed"),
     ("a number above 0", lambda v: 0 < v < math.inf, "optim.lr optim.backbone_factor gradient_clip"),
     ("above 0 and below 1", lambda v: 0 < v < 1, "ema optim.milestones"),
     ("above 0 and at most 1", lambda v: 0 < v <= 1, "optim.gamma"),
@@ -98,9 +90,10 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 0", lambda v: 0 <= v < math.inf, "optim.weight_decay"),
     ("all or trunk", ("all", "trunk").__contains__, "init_part"),
     ("auto, online, offline or disabled", ("auto", "online", "offline", "disabled").__contains__, "logger.wandb.mode"),
-    (" or ".join(OPTIMIZERS), OPTIMIZERS.__contains__, "optim.name"),
+    ("sgd or adamw", OPTIMIZERS.__contains__, "optim.name"),
+    ("null: checkpoints are chosen by AP over the whole validation set, which data.val.images=LIST makes smaller",
+     lambda v: False, "trainer.limit_val_batches"),
     ("step, cosine or constant", ("step", "cosine", "constant").__contains__, "optim.schedule"),
-    # "true" ones would round the boxes as well
     ("auto, 32-true, bf16-mixed or 16-mixed: boxes are 32 bits",
      ("auto", "32-true", "32", 32, "bf16-mixed", "16-mixed").__contains__, "trainer.precision"),
 )  # fmt: skip
@@ -118,29 +111,26 @@ def check_values(options: dict[str, Any]) -> None:
                 fine = False
             if not fine:
                 raise InputError(f"{key}={as_given(value)}: give {allowed}")
-    if (limit := settings.get("trainer.limit_val_batches")) is not None:
-        raise InputError(
-            f"trainer.limit_val_batches={limit}: checkpoints are chosen by AP over the whole validation set; leave it "
-            "out, and make that set smaller (data.val.images=LIST)"
-        )
-    if not isinstance(build_protocol(options["protocol"]), TestScale):
-        raise InputError(
-            f"protocol={options['protocol']['name']}: training validates at one scale; give it in also_protocols=[…]"
-        )
     for name in options["also_protocols"]:
         build_protocol(protocol_settings(name))
+    one_scale = isinstance(build_protocol(options["protocol"]), TestScale)
     devices, nodes, batch = options["trainer"]["devices"], options["trainer"]["num_nodes"] or 1, options["batch_size"]
     total = devices * nodes if isinstance(devices, int) else 1
-    if total > 1 and batch % total:
-        raise InputError(
-            f"batch_size={batch} is the total over devices and must be divisible by "
-            f"trainer.devices={devices} × trainer.num_nodes={nodes}"
-        )
-    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) != total:
-        raise InputError(
-            f"torchrun has started {os.environ['WORLD_SIZE']} processes, the configuration has {total} devices; give "
-            "trainer=ddp trainer.devices=<processes per node> trainer.num_nodes=<nodes>"
-        )
+    started = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else total
+    _refuse(
+        (not one_scale, f"protocol={options['protocol']['name']}: validation has one scale; see also_protocols=[…]"),
+        (total > 1 and batch % total, f"batch_size={batch} is the total over devices and must be divisible by "
+         f"trainer.devices={devices} × trainer.num_nodes={nodes}"),
+        (started != total, f"torchrun has started {started} processes, the configuration has {total} devices; give "
+         "trainer=ddp trainer.devices=<processes per node> trainer.num_nodes=<nodes>"),
+    )  # fmt: skip
+
+
+def _refuse(*cases: tuple[object, str]) -> None:
+    """InputError: the text of the first case that is true."""
+    for is_wrong, text in cases:
+        if is_wrong:
+            raise InputError(text)
 
 
 def names_of_run() -> list[str]:
@@ -180,8 +170,6 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
             print(f"warning: {line}", file=sys.stderr)
     if path is None:
         return None, None
-    if not path.is_file():
-        raise InputError(f"resume={path}: no such file; give a checkpoint, e.g. …/checkpoints/last.ckpt")
     checkpoint = read_checkpoint(path)
     if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
         raise InputError(f"resume={path}: it holds weights alone; init={path} starts a new run from them")
@@ -192,8 +180,6 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
     return path, int(checkpoint["global_step"])
 
 
-# Parts of a run
-
 # Options of a network that its weights bring along, or that only say how fresh weights are drawn.
 NOT_THE_NETWORK = {"normaliser", "face_prior"}
 # The options that have to be the same for init_part=trunk.
@@ -203,12 +189,12 @@ TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
 def initial_model(options: dict[str, Any]) -> Model | None:
     """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network."""
     init, part, network = options["init"], options["init_part"], options["model"]
+    _refuse(
+        (init is None and part != "all", f"init_part={part} has nothing to take it from; give init=MODEL as well"),
+        (init and options["weights"], f"init={init} brings a backbone along; leave out weights={options['weights']}"),
+    )
     if init is None:
-        if part != "all":
-            raise InputError(f"init_part={part} has nothing to take it from; give init=MODEL, or leave it out")
         return None
-    if options["weights"] is not None:
-        raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the backbone along")
     model = load_model(init)
     of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
@@ -243,32 +229,31 @@ def _build_module(options: dict[str, Any], *, with_weights: bool, initial: Model
     if options["compile"]:
         network.compile(dynamic=None)
     weights, count = options["loss"].get("weights"), 1 + len(network.training_only())
-    if weights is not None and len(weights) != count:
-        raise InputError(f"loss.weights={weights}: {len(weights)} weights for {count} hierarchies with heads")
+    misfit = weights is not None and len(weights) != count
+    _refuse((misfit, f"loss.weights={weights}: give one for each of the {count} hierarchies with heads"))
     return module
 
 
 def _build_callbacks(options: dict[str, Any], initial: Model | None) -> list[Callback]:
     """Those of the group ``callbacks``, and what every run has: its report, and what its checkpoints carry."""
-    callbacks: list[Callback] = []
-    for name, node in options["callbacks"].items():
-        callback = made(f"callbacks.{name}", node) if node and node.get("_target_") else None
-        if not isinstance(callback, Callback | None):
-            raise InputError(f"callbacks.{name}._target_={node['_target_']} is no Lightning callback")
-        callbacks += [] if callback is None else [callback]
+    nodes = {name: node for name, node in options["callbacks"].items() if node and node.get("_target_")}
+    found = {name: made(f"callbacks.{name}", node) for name, node in nodes.items()}
+    for name, callback in found.items():
+        is_one = isinstance(callback, Callback | None)
+        _refuse((not is_one, f"callbacks.{name}._target_={nodes[name]['_target_']} is no Lightning callback"))
+    callbacks: list[Callback] = [callback for callback in found.values() if callback is not None]
     best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/ap"), None)
     # Averaging comes first: what the checkpoints save are the averaged weights. Lightning puts the checkpoints last.
     callbacks += [RandomState(), Origin(options, (initial and initial.training_images) or ())]
     if best is not None and options["init"] is not None and options["init_part"] == "all":
         callbacks.append(StartingModel(best))
-    return [*callbacks, EpochReport(options["stop_after"])]
+    return callbacks
 
 
 def _build_trainer(options: dict[str, Any], out: Path, initial: Model | None) -> Trainer:
     """The Lightning trainer without its loggers."""
-    # Tips and hardware lists are noise; warnings still come through.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # without tips and lists of hardware
     for noise in (
         ".*LeafSpec.*",  # between Lightning and torch, nothing that a person could fix
         ".*number of training batches.*",
@@ -284,7 +269,7 @@ def _build_trainer(options: dict[str, Any], out: Path, initial: Model | None) ->
     callbacks, profiler = _build_callbacks(options, initial), None
     if options["profile"]:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells that it starts, stops and finds no GPU
-        # The first steps choose algorithms, fill caches and allocate: they are not what a long run consists of.
+        # Not the first steps, which choose algorithms, fill caches and allocate.
         watched = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
         profiler = PyTorchProfiler(out / "profile", "steps", schedule=watched, row_limit=60)
         profiler.STEP_FUNCTIONS = {"training_step"}  # validation would take the table's place
@@ -318,7 +303,6 @@ class Prepared:
 
     options: dict[str, Any]
     out: Path
-    source: Any
     datamodule: FaceDataModule
     module: FaceDetectionModule
     trainer: Trainer
@@ -327,13 +311,9 @@ class Prepared:
 
 
 def prepare(options: dict[str, Any]) -> Prepared:
-    """Check a configuration and build from it, each once; nothing is written.
+    """Check a configuration (``conf/train.yaml``, plain) and build from it, each once; nothing is written.
 
-    Args:
-        options: ``conf/train.yaml`` composed, as plain containers.
-
-    Raises:
-        InputError: the first thing that is wrong with values, devices, output folder, checkpoint, data or weights.
+    InputError: the first thing that is wrong with values, devices, output folder, checkpoint, data or weights.
     """
     check_values(options)
     check_cache(options["cache"], options["cache_gib"])
@@ -361,10 +341,8 @@ def prepare(options: dict[str, Any]) -> Prepared:
         **{key: options[key] for key in keys},
     )
     out = out.absolute()
-    return Prepared({**options, "out": str(out)}, out, source, datamodule, module, trainer, resume, resumed_step)
+    return Prepared({**options, "out": str(out)}, out, datamodule, module, trainer, resume, resumed_step)
 
-
-# The run
 
 # The loader processes of a killed run hold its lock until they notice, within five seconds.
 LOCK_PATIENCE_SECONDS = 15.0
@@ -372,26 +350,18 @@ LOCK_PATIENCE_SECONDS = 15.0
 FIRST_RANK = "FANET_FIRST_RANK_PID"
 
 
-def train(config: DictConfig) -> None:
+def train(run: Prepared) -> None:
     """Train, validate, and evaluate the best checkpoint at the end; or resume a run that was cut off.
 
-    Args:
-        config: ``conf/train.yaml`` composed.
-
-    Raises:
-        InputError: anything in the configuration, the data or the machine that a person can fix. The record of the
-            run (``run.json``) then says so, and whatever was saved before stays.
-        KeyboardInterrupt, Terminated: Ctrl-C, SIGTERM; ``resume=auto`` resumes from the last checkpoint.
+    InputError: anything in the configuration, the data or the machine that a person can fix. The record of the run
+    (``run.json``) then says so, and whatever was saved before stays. KeyboardInterrupt, Terminated: Ctrl-C, SIGTERM;
+    ``resume=auto`` resumes from the last checkpoint.
     """
-    canonical(config)
-    train_prepared(prepare(plain(config)))
-
-
-def train_prepared(run: Prepared) -> None:
-    """As :func:`train`."""
     options, out = run.options, run.out
     if not is_first_process():
-        _end_with_first_rank()
+        # Torchrun looks after its ranks itself; one that Lightning has started ends when the first is killed.
+        if FIRST_RANK in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+            sweep.die_with(int(os.environ[FIRST_RANK]))
         _fit_and_evaluate(run, None)
         return
     os.environ[FIRST_RANK] = str(os.getpid())
@@ -399,7 +369,10 @@ def train_prepared(run: Prepared) -> None:
         record = _open_record(options, out)
         if TerminalLog.current is not None and LOG_IS_KEPT not in os.environ:
             TerminalLog.current.begin(out / LOG_FILE)
-        if options["resume"] == AUTO and _is_done(record, options):
+        stop_after, epoch = options["stop_after"], record.train.get("epoch", 0)
+        # Whether the same command has trained and scored before what it would now.
+        stopped = record.state == "stopped" and stop_after is not None and epoch >= stop_after
+        if options["resume"] == AUTO and (stopped or record.is_complete(wanted_protocols(options))):
             print(f"{options['name']} in {out} is {record.state} already")
             return
         record.state, record.error, record.ended = "running", None, None
@@ -407,8 +380,7 @@ def train_prepared(run: Prepared) -> None:
         record.write(out)
         try:
             _fit_and_evaluate(run, record)
-            stop_after = options["stop_after"] or options["epochs"]
-            stopped = stop_after <= record.train.get("epoch", 0) < options["epochs"]
+            stopped = (stop_after or options["epochs"]) <= record.train.get("epoch", 0) < options["epochs"]
             record.state = "stopped" if stopped else "finished"
         except (KeyboardInterrupt, Terminated):
             # The record still says "running", which without a process means that it was interrupted.
@@ -424,20 +396,6 @@ def train_prepared(run: Prepared) -> None:
             record.write(out)
 
 
-def _is_done(record: RunRecord, options: dict[str, Any]) -> bool:
-    """Whether the same command has trained and scored before what it would now."""
-    if record.state == "stopped":
-        return options["stop_after"] is not None and record.train.get("epoch", 0) >= options["stop_after"]
-    return record.is_complete(wanted_protocols(options))
-
-
-def _end_with_first_rank() -> None:
-    """A rank that Lightning has started ends when the first one is killed; torchrun looks after its ranks itself."""
-    first = os.environ.get(FIRST_RANK)
-    if first is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
-        sweep.die_with(int(first))
-
-
 def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
     if options["overwrite"] and options["resume"] is None:
         for path in [out / "run.json", *(out / name for name in names_of_run())]:
@@ -449,14 +407,10 @@ def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
     return record
 
 
-PACKAGES = (
-    "fanet-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "opencv-python-headless",
-)  # fmt: skip
-
-
 def origin() -> dict[str, Any]:
     """``made_by`` of a run: the command line and the versions of what computes."""
-    return {**made_by(sys.argv, packages=PACKAGES), "code_sha256": code_sha256()}
+    packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "opencv-python-headless")
+    return made_by(sys.argv, packages=("fanet-lightning", *packages)) | {"code_sha256": code_sha256()}
 
 
 def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> None:
@@ -466,7 +420,7 @@ def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> None:
     loggers, wandb = build_loggers(options, out, resumed_step=run.resumed_step, wandb_run=earlier)
     exit_code = 1
     try:
-        added: list[Callback] = [] if record is None else [RecordProgress(record, out)]
+        added: list[Callback] = [EpochReport(options["stop_after"], record, out)]
         if wandb is not None:
             added.append(WandbValidation(wandb, options["logger"]["wandb"]["images"]))
         if loggers:
@@ -488,13 +442,13 @@ def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> None:
         _fit(run)
         if record is not None and trainer.global_step != run.resumed_step:
             record.scores = {}  # they were about the weights of before
-        if record is not None and trainer.is_global_zero:
-            _evaluate(run, record)
+        if record is not None and trainer.is_global_zero and (chosen := checkpoint_of_run(out)) is not None:
+            if options["evaluate_at_end"]:
+                _evaluate(run, record, chosen)
             if wandb is not None:
                 scores = {name: one["ap"] for name, one in record.scores.items()}
                 wandb.describe({f"final/{name}/ap_{key}": x for name, ap in scores.items() for key, x in ap.items()})
-            if (chosen := _chosen_checkpoint(out)) is not None:
-                print(f"best checkpoint: {chosen}")
+            print(f"best checkpoint: {chosen}")
         exit_code = 0
     finally:
         if wandb is not None:
@@ -518,11 +472,8 @@ def _fit(run: Prepared) -> None:
             raise Terminated from error
         if isinstance(error, MisconfigurationException | torch.distributed.DistNetworkError):  # e.g. a port in use
             raise InputError(f"trainer: {first_line(error)}") from error
-        part = None if isinstance(error, InputError) else _part_that_raised(error)
-        if part is not None:
-            raise InputError(
-                f"{part}: {type(error).__name__}: {first_line(error)}; checkpoints are kept, resume=auto resumes"
-            ) from error
+        if not isinstance(error, InputError) and (part := _part_that_raised(error)):
+            raise InputError(f"{part}: {type(error).__name__}: {first_line(error)}; resume=auto resumes") from error
         raise
 
 
@@ -537,19 +488,18 @@ def _part_that_raised(error: BaseException) -> str | None:
 
 
 def _set_threads(asked: int | None, resume: Path | None, trainer: Trainer) -> str:
-    """The threads of PyTorch's operators where the CPU trains; and in words, with a comma before them.
+    """The threads of PyTorch's operators where the CPU trains; in words, with a comma before them.
 
-    Their number decides how sums are rounded. So a resumed run takes that of before, unless it is told another.
+    They decide how sums are rounded, so a resumed run takes their number of before, unless it is told another.
     """
     if trainer.strategy.root_device.type != "cpu":
         return ""
     earlier = read_record(resume.parent.parent) if resume is not None else None
-    before = earlier.train.get("threads") if earlier is not None else None
     count, why = asked or torch.get_num_threads(), ""
     if asked is None and "OMP_NUM_THREADS" in os.environ:
         why = " (OMP_NUM_THREADS)"
-    elif asked is None and before is not None:
-        count, why = before, " (as before)"
+    elif asked is None and earlier is not None and "threads" in earlier.train:
+        count, why = earlier.train["threads"], " (as before)"
     elif asked is None:
         free, reason = free_cores()
         count, why = max(1, free // trainer.num_devices), f" ({reason})"
@@ -568,28 +518,20 @@ def machine(trainer: Trainer) -> dict[str, Any]:
     return found | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
 
 
-def _evaluate(run: Prepared, record: RunRecord) -> None:
-    """Score the best checkpoint under the run's protocol and the further ones; what is done already is kept."""
+def _evaluate(run: Prepared, record: RunRecord, chosen: Path) -> None:
+    """Score a checkpoint under the run's protocol and the further ones; what is done already is kept."""
     options, out = run.options, run.out
-    chosen = _chosen_checkpoint(out)
-    if not options["evaluate_at_end"] or chosen is None:
-        return
     wanted = {options["protocol"]["name"]: (options["protocol"], out / "evaluation")}
     for name in options["also_protocols"]:
         wanted.setdefault(name, (protocol_settings(name), out / f"evaluation_{name}"))
     for name, (settings, folder) in wanted.items():
         if name not in record.scores:
-            ap = evaluate(chosen, run.source, settings, folder, device=str(run.trainer.strategy.root_device))
+            device = str(run.trainer.strategy.root_device)
+            ap = evaluate(chosen, run.datamodule.source, settings, folder, device=device)
             written = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-            speed = written["made_by"]["images_per_second"]
-            record.scores[name] = {
-                "folder": folder.name, "ap": ap, "images": written["images"], "images_per_second": speed
-            }  # fmt: skip
+            speed = {"images_per_second": written["made_by"]["images_per_second"]}
+            record.scores[name] = {"folder": folder.name, "ap": ap, "images": written["images"], **speed}
             record.write(out)
-
-
-def _chosen_checkpoint(out: Path) -> Path | None:
-    return next((path for name in (BEST, LAST) if (path := out / "checkpoints" / name).is_file()), None)
 
 
 def _print_opening(run: Prepared, record: RunRecord, threads: str) -> None:
@@ -609,8 +551,6 @@ def _print_opening(run: Prepared, record: RunRecord, threads: str) -> None:
     sys.stdout.flush()
 
 
-# The command line
-
 # Keys that a variant's folder name tells already, unless name= is given.
 TOLD_BY_NAME = {"level", "context", "hl", "model", "cell"}
 
@@ -622,8 +562,8 @@ def start(line: CommandLine) -> int:
     with TerminalLog():
         config, given = without_hydra(line.config()), {word.key for word in line.words}
         several = "TORCHELASTIC_RUN_ID" in os.environ  # each rank would make a folder of its own
-        if (several or config.resume == AUTO) and not given & {"out", "hydra.run.dir"}:
-            raise InputError(f"{'torchrun' if several else 'resume=auto'} needs the run's folder; give out=DIR as well")
+        nowhere = (several or config.resume == AUTO) and not given & {"out", "hydra.run.dir"}
+        _refuse((nowhere, f"{'torchrun' if several else 'resume=auto'} needs the run's folder; give out=DIR as well"))
         canonical(config)
         run = prepare(plain(config))
         # The other ranks are started with these words, and `${now:}` would differ there.
@@ -634,9 +574,8 @@ def start(line: CommandLine) -> int:
 
 def _task(run: Prepared) -> None:
     try:
-        train_prepared(run)
-    except Exception as error:
-        # Here, because Hydra would print a traceback, and the other ranks must not wait for this one.
+        train(run)
+    except Exception as error:  # Hydra would print a traceback, and the other ranks must not wait for this one
         sys.exit(cli.report_error(error))
 
 
@@ -650,15 +589,13 @@ def _sweep(line: CommandLine) -> int:
     sweeper, folder, options = config.hydra.sweeper, Path(config.hydra.sweep.dir), plain(without_hydra(config))
     given = {word.key for word in line.words}
     optimizes = "Basic" not in str(sweeper._target_)
-    for refused, text in (
+    _refuse(
         ("TORCHELASTIC_RUN_ID" in os.environ, "a sweep starts the ranks of its variants itself: leave torchrun out"),
         (options["resume"] not in (None, AUTO), f"resume={options['resume']}: a sweep's variants resume by themselves"),
         (options["trainer"]["num_nodes"] != 1, "trainer.num_nodes above 1: a sweep's variant runs on one machine"),
         (optimizes and not options["evaluate_at_end"], "evaluate_at_end=false leaves a sweeper nothing to optimize"),
         ("out" in given, f"out={options['out']}: names the folder of one run; a sweep takes sweep=DIR"),
-    ):
-        if refused:
-            raise InputError(text)
+    )
     _check_variants(line, folder)
     # What is swept besides the switches (optim.lr=1e-3,2e-3) becomes part of the variants' names.
     told = {"seed"} | (given - {word.key for word in line.swept}) | (set() if "name" in given else TOLD_BY_NAME)
@@ -666,7 +603,7 @@ def _sweep(line: CommandLine) -> int:
     if "hydra.sweeper.direction" not in given and "direction" in sweeper:
         words.append("hydra.sweeper.direction=maximize")  # Optuna minimizes unless it is told otherwise
     os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
-    is_search, left = search.is_search(sweeper), 1
+    is_search, left = bool(sweeper.get("storage") and sweeper.get("study_name")), 1
     with contextlib.ExitStack() as held:
         if is_search:
             searched = [word.for_hydra for word in line.swept]

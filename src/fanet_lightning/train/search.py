@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,18 +20,6 @@ from fanet_lightning.train.sweep import LOCKS_FOLDER, clear_jobs
 SEARCH_PROCESS = "FANET_SEARCH_PROCESS"
 # Another process may be making the study's tables.
 STUDY_PATIENCE_SECONDS = 60.0
-
-
-class Enough(SystemExit):
-    """The study has its trials: other processes have trained the rest."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-
-
-def is_search(sweeper: DictConfig) -> bool:
-    """Whether a sweeper keeps a study that later starts find again."""
-    return bool(sweeper.get("storage") and sweeper.get("study_name"))
 
 
 @contextlib.contextmanager
@@ -53,9 +42,14 @@ def joined(sweeper: DictConfig, folder: Path, settings: Mapping[str, Any], searc
         with locked(folder / LOCKS_FOLDER / "study", "search", STUDY_PATIENCE_SECONDS):
             if number == 0:
                 clear_jobs(folder)
-            study = _study(sweeper)
-            _refuse_other_search(study, folder, settings, searched)
-            study.set_user_attr("n_trials", sweeper.n_trials)
+            study, remedy, words = _study(sweeper), "give another folder, sweep=DIR", sorted(searched)
+            before = study.user_attrs
+            if before.get("searched", words) != words:
+                raise InputError(f"{folder} has a study of another search, {before['searched']}; {remedy}")
+            refuse_other_settings(f"{folder} has a study", before.get("settings", settings), settings, remedy)
+            ours = {"searched": words, "settings": dict(settings), "n_trials": sweeper.n_trials}
+            for name, value in ours.items():
+                study.set_user_attr(name, value)
             for trial in study.trials:
                 if trial.state.name == "RUNNING" and _is_gone(trial.user_attrs.get("process"), folder, number):
                     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -64,7 +58,7 @@ def joined(sweeper: DictConfig, folder: Path, settings: Mapping[str, Any], searc
 
 
 def admit(config: DictConfig, trial: Any) -> None:
-    """The plug-in's ``custom_search_space``, called with each trial before it is trained; Enough ends the process."""
+    """The plug-in's ``custom_search_space``, called with each trial before its training; leaves if there are enough."""
     import optuna
 
     process, study = os.environ[SEARCH_PROCESS], trial.study
@@ -73,7 +67,7 @@ def admit(config: DictConfig, trial: Any) -> None:
     before = sum(t.state.name in ("COMPLETE", "RUNNING") and t.number < trial.number for t in others)
     if before >= study.user_attrs["n_trials"] and not together:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        raise Enough
+        sys.exit(0)  # other processes have trained the rest
     trial.set_user_attr("process", process)
 
 
@@ -112,12 +106,3 @@ def _study(sweeper: DictConfig) -> Any:
         )
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
         raise InputError(f"hydra.sweeper.storage={sweeper.storage}: {first_line(error)}") from error
-
-
-def _refuse_other_search(study: Any, folder: Path, settings: Mapping[str, Any], searched: Sequence[str]) -> None:
-    before, remedy = study.user_attrs, "give another folder, sweep=DIR"
-    if before.get("searched", sorted(searched)) != sorted(searched):
-        raise InputError(f"{folder} has a study of another search, {before['searched']}; {remedy}")
-    refuse_other_settings(f"{folder} has a study", before.get("settings", settings), settings, remedy)
-    study.set_user_attr("searched", sorted(searched))
-    study.set_user_attr("settings", dict(settings))

@@ -36,17 +36,16 @@ from fanet_lightning.models.pretrained import read_checkpoint
 SWEEP_PROCESS = "FANET_SWEEP_PID"
 
 
-def _has_checkpoints(out: Path) -> bool:
-    """Whether a run in ``out`` has been trained: any checkpoint but the model that it started from."""
-    found = list((out / "checkpoints").glob("*"))
-    return bool(found) and not (
-        [path.name for path in found] == ["best.ckpt"] and read_checkpoint(found[0]).get("global_step") == 0
-    )
-
-
 def never_trained(out: Path, record: RunRecord) -> bool:
-    """Whether the run of ``record`` in ``out``, which no process holds, ended before its first checkpoint."""
-    return record.state in ("failed", "running") and not record.scores and not _has_checkpoints(out)
+    """Whether a run that no process holds ended before its first checkpoint; the model that it started from is none."""
+    return (
+        record.state in ("failed", "running")
+        and not record.scores
+        and all(
+            path.name == "best.ckpt" and read_checkpoint(path).get("global_step") == 0
+            for path in (out / "checkpoints").glob("*")
+        )
+    )
 
 
 # Tells a variant's process that the sweep writes its log, which then has what a crash leaves behind, too.
@@ -123,19 +122,18 @@ def run_variant(
     ``overrides`` are the words that make it, ``settings`` its whole configuration; ``parallel_jobs`` variants run side
     by side on this machine and share its cores.
     """
-    start, name = time.monotonic(), folder.name
-    variant = Variant(job, name, str(folder), "running")
+    start, variant = time.monotonic(), Variant(job, folder.name, str(folder), "running")
     _report(sweep, variant)
     try:
-        with locked(sweep / LOCKS_FOLDER / name, "variant"):
-            variant = _run_or_skip(variant, overrides, settings, folder, sweep, parallel_jobs)
+        with locked(sweep / LOCKS_FOLDER / folder.name, "variant"):
+            changes = _run_or_skip(overrides, settings, folder, sweep, parallel_jobs)
     except InUse:
-        variant = replace(variant, state="same as")
+        changes = {"state": "same as"}
     except (InputError, OSError) as error:
-        variant = replace(variant, state="failed", error=str(error))
-    variant = replace(variant, seconds=round(time.monotonic() - start, 1))
+        changes = {"state": "failed", "error": str(error)}
+    variant = replace(variant, seconds=round(time.monotonic() - start, 1), **changes)
     _report(sweep, variant)
-    print(f"[{name}] {variant.state}  {_ap_text(variant)}{variant.error or ''}".rstrip(), flush=True)
+    print(f"[{folder.name}] {variant.state}  {_ap_text(variant)}{variant.error or ''}".rstrip(), flush=True)
     return variant
 
 
@@ -146,25 +144,19 @@ def _report(sweep: Path, variant: Variant) -> None:
 
 
 def _run_or_skip(
-    variant: Variant,
-    overrides: Sequence[str],
-    settings: Mapping[str, Any],
-    folder: Path,
-    sweep: Path,
-    parallel_jobs: int,
-) -> Variant:
-    protocols, protocol = wanted_protocols(settings), settings["protocol"]["name"]
-    record = read_record(folder)
+    overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> dict[str, Any]:
+    """``state``, ``ap`` and ``error`` of the :class:`Variant`."""
+    record, protocols, code, state = read_record(folder), wanted_protocols(settings), 0, "done before"
     if record is not None and not never_trained(folder, record):
         refuse_other_settings(f"{folder} holds a run", record.settings, settings, "give another folder with sweep=DIR")
-        if record.is_complete(protocols):
-            return replace(variant, state="done before", ap=record.scores.get(protocol, {}).get("ap"))
-    code = _train(overrides, settings, folder, sweep, parallel_jobs)
-    record = read_record(folder)
+    if record is None or not record.is_complete(protocols):
+        code, state = _train(overrides, settings, folder, sweep, parallel_jobs), "finished"
+        record = read_record(folder)
     if code == 0 and record is not None and record.is_complete(protocols):
-        return replace(variant, state="finished", ap=record.scores.get(protocol, {}).get("ap"))
+        return {"state": state, "ap": record.scores.get(settings["protocol"]["name"], {}).get("ap")}
     if code == 0 and record is not None and record.state == "stopped":
-        return replace(variant, state="stopped")
+        return {"state": "stopped"}
     lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
     error = (record and record.error) or next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
     if code < 0:
@@ -176,7 +168,7 @@ def _run_or_skip(
         record = record or RunRecord(name=name, seed=seed, settings=dict(settings), started=now())
         record.state, record.error, record.ended = "failed", error, now()
         record.write(folder)
-    return replace(variant, state="failed", error=error)
+    return {"state": "failed", "error": error}
 
 
 def wanted_protocols(settings: Mapping[str, Any]) -> set[str]:
@@ -224,9 +216,8 @@ def _train(overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, 
 @contextlib.contextmanager
 def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[dict[str, str]]:
     """The child's environment: no ranks or ports of another job, GPUs of its own, its share of the cores."""
-    environment = {
-        k: v for k, v in os.environ.items() if k not in LEAKING and not k.startswith(("PL_", "TORCHELASTIC"))
-    }
+    kept = (name for name in os.environ if name not in LEAKING and not name.startswith(("PL_", "TORCHELASTIC")))
+    environment = {name: os.environ[name] for name in kept}
     devices, accelerator = settings["trainer"]["devices"], settings["trainer"]["accelerator"]
     gpus = visible_gpus() if parallel_jobs > 1 and accelerator in ("auto", "gpu", "cuda") else []
     count = devices if isinstance(devices, int) and devices > 0 else len(gpus)
@@ -235,11 +226,8 @@ def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[di
     if parallel_jobs > 1:
         # Threads of several processes on the same cores wait for each other in barriers: ten times slower, measured.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel_jobs)))
-    if not gpus:
-        yield environment
-        return
-    with claimed(gpus, count) as mine:
-        yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+    with claimed(gpus, count) if gpus else contextlib.nullcontext(()) as mine:
+        yield environment | ({"CUDA_VISIBLE_DEVICES": ",".join(mine)} if gpus else {})
 
 
 def die_with(parent: int) -> None:

@@ -18,52 +18,47 @@ COLUMNS = (
     "summary:val/ap_medium", "summary:val/ap_hard", "summary:model/parameters", "summary:model/flops_640x480",
 )  # fmt: skip
 COSTS = {"parameters": "AP hard over parameters", "flops_640x480": "AP hard over FLOPs, 640 × 480"}
+COUNTS = ("skipped_steps", "images_per_second", "positives", "unmatched_faces")
 OVER_SEEDS = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 
-# A class of wandb_workspaces.reports.v2 and its arguments.
-Panel = tuple[str, dict[str, Any]]
+Panel = tuple[str, dict[str, Any]]  # a class of wandb_workspaces.reports.v2 and its arguments
 
 
 def sections(levels: int, images: int) -> dict[str, list[Panel]]:
     """The panels under their headings, for runs with ``levels`` hierarchies that log ``images`` validation images."""
-    losses = [_line("loss, all hierarchies", "train/loss")]
-    for level in range(1, levels + 1):
-        losses.append(_line(f"hierarchy {level}: classification", f"train/h{level}/cls"))
-        losses.append(_line(f"hierarchy {level}: boxes", f"train/h{level}/box"))
+    parts = {"classification": "cls", "boxes": "box"}
     keys = [f"images/{i}" for i in range(images)]
-    shown: Panel = (
-        "MediaBrowser",
-        {"title": "validation images", "media_keys": keys, "grid_x_axis": "step", "grid_y_axis": "run"},
-    )
-    curves: Panel = (
-        "CustomChart",
-        {
-            "query": {"summaryTable": {"tableKey": "val/pr_curves_table"}},
-            "chart_name": "wandb/lineseries/v0",
-            "chart_fields": {"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
-            "chart_strings": {"title": "precision over recall", "xname": "recall"},
-        },
-    )
+    media = {"title": "validation images", "media_keys": keys, "grid_x_axis": "step", "grid_y_axis": "run"}
+    curves = {
+        "query": {"summaryTable": {"tableKey": "val/pr_curves_table"}},
+        "chart_name": "wandb/lineseries/v0",
+        "chart_fields": {"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
+        "chart_strings": {"title": "precision over recall", "xname": "recall"},
+    }
     bars: list[Panel] = [
         ("BarPlot", {"title": f"AP {s} at the end", "metrics": [f"val/ap_{s}"], "range_x": [0, 1], **OVER_SEEDS})
         for s in SETTINGS
     ]
     return {
         "Average precision": [*(_line(f"AP {setting}", f"val/ap_{setting}") for setting in SETTINGS), *bars],
-        "Precision and recall": [curves],
-        "Losses per hierarchy": losses,
+        "Precision and recall": [("CustomChart", curves)],
+        "Losses per hierarchy": [
+            _line("loss, all hierarchies", "train/loss"),
+            *(
+                _line(f"hierarchy {level}: {name}", f"train/h{level}/{part}")
+                for level in range(1, levels + 1)
+                for name, part in parts.items()
+            ),
+        ],
         "Optimization and speed": [
             _line("learning rate", metric_regex="^lr-.*"),
             _line("gradient norm before clipping", "train/grad_norm", log_y=True),
-            _line("skipped steps", "train/skipped_steps"),
-            _line("images per second", "train/images_per_second"),
-            _line("positive anchors", "train/positives"),
-            _line("faces without an anchor", "train/unmatched_faces"),
+            *(_line(name.replace("_", " "), f"train/{name}") for name in COUNTS),
         ],
         "Accuracy and cost": [
             ("ScatterPlot", {"title": title, "x": f"model/{key}", "y": "val/ap_hard"}) for key, title in COSTS.items()
         ],
-        "Images": [shown] if keys else [],
+        "Images": [("MediaBrowser", media)] if keys else [],
     }
 
 
@@ -78,8 +73,7 @@ def workspace(project: str, name: str, entity: str, panels: dict[str, list[Panel
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise InputError(
-            f"wandb-workspaces is needed ({error}): pip install 'fanet-lightning[dashboards]'; "
-            "dry_run=true does without"
+            f"wandb-workspaces is needed ({error}): pip install 'fanet-lightning[dashboards]', or dry_run=true"
         ) from error
 
     def made(kind: str, arguments: dict[str, Any]) -> Any:
@@ -118,7 +112,7 @@ def main(argv: list[str]) -> int:
     # What can be said without a server is said first.
     built = workspace(config.project, config.name, config.entity or "unknown", panels)
     if not has_key():
-        raise InputError("no W&B key is set up: set WANDB_API_KEY or run wandb login; dry_run=true does without")
+        raise InputError("no W&B key is set up: set WANDB_API_KEY, run wandb login, or give dry_run=true")
     import wandb
 
     try:
