@@ -11,8 +11,10 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import ABlock, ConvReLU, L2Norm, Normaliser, upsample_to
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(("value", "expected"), [(6e4, 10 / math.sqrt(512)), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("dtype", "value", "expected"),
+    [*((dtype, 6e4, 10 / math.sqrt(512)) for dtype in (torch.float16, torch.bfloat16)), (torch.float32, 0.0, 0.0)],
+)
 def test_l2norm_of_large_and_dead_cells(dtype: torch.dtype, value: float, expected: float) -> None:
     norm = L2Norm(512, 10)
     x = torch.full((1, 512, 2, 2), value, dtype=dtype, requires_grad=True)  # 6e4² alone is beyond float16

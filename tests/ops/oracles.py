@@ -216,7 +216,7 @@ def slow_loss(
     total = torch.zeros((), dtype=torch.float64)
     for weight, (logits, offsets) in zip(weights or [1.0] * len(output.hierarchies), output.hierarchies, strict=True):
         loss, counted = torch.zeros((), dtype=torch.float64), 0
-        cost, margins = -logits.double().log_softmax(dim=2), (logits[..., 1] - logits[..., 0]).double().tolist()
+        cost, margins = -logits.double().log_softmax(dim=2), logits.double().diff(dim=2).squeeze(2).tolist()
         for image, faces in enumerate(assigned):
             rows = [anchor for anchor, face in enumerate(faces) if face >= 0]
             wanted = targets.boxes_xyxy[[faces[anchor] for anchor in rows]]
