@@ -52,7 +52,7 @@ def test_a_trial_of_a_process_that_is_gone_is_asked_again_and_others_are_left(tm
         again = asked(tmp_path)
         assert again.params == first.params
         study(tmp_path).tell(again, 0.25)
-        with pytest.raises(search.Enough):
+        with pytest.raises(SystemExit):
             asked(tmp_path)
     with search.joined(sweeper(tmp_path), tmp_path, SETTINGS, SEARCHED) as left:
         assert left == 0
