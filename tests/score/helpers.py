@@ -44,8 +44,6 @@ Box = tuple[float, ...]
 # Faces xywh, setting → which count, rows x y w h score in file order.
 Image = tuple[list[Box], dict[str, list[bool]], list[Box]]
 
-# Of the official tool for `official_run`.
-OFFICIAL_AP = {"easy": 0.907076, "medium": 0.881650, "hard": 0.738273}
 FACE = (0, 0, 9, 9)  # 10 x 10 pixels with the last one counted
 NOWHERE = (500, 500, 9, 9)
 

@@ -15,11 +15,11 @@ from fanet_lightning.score.analysis.attributes import (
     left_out,
     score_attributes,
 )
-from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_difference, count_images, curve_from_counts
+from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_difference, curve_from_counts
 from fanet_lightning.score.wider_face.average_precision import score
-from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
-from tests.score.attribute_oracle import Run, counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
+from tests.score.attribute_oracle import counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
 
 
 @settings(max_examples=80, deadline=None)
@@ -119,24 +119,3 @@ def test_nothing_found_and_equal_scores() -> None:
     same = score_attributes(truth, equal, samples=0, at_precision=0.01)
     assert same.score_threshold == 0.25
     assert same.groups[0].recall.value == same.groups[0].max_recall.value > 0
-
-
-def test_the_reference_predictions_by_attribute(official_run: Run) -> None:
-    truth, predictions = official_run
-    scores = score_attributes(truth, predictions, samples=3)
-    found = {(own.attribute, own.value): own for own in scores.groups}
-    assert len(found) == 1 + 7 + 3 + 12 + 61
-    assert round(found["all", "all"].ap.value, 6) == 0.738273
-    for attribute in ("height", *LABELS, "event"):
-        assert sum(own.faces for own in scores.groups if own.attribute == attribute) == 31958
-    settings_of = {
-        f"{name} {value}": [own & (labels == label) for own, labels in zip(truth.counted["hard"], marked, strict=True)]
-        for name, marked in truth.attributes.items() if name in LABELS
-        for label, value in enumerate(ATTRIBUTE_VALUES[name])
-    }  # fmt: skip
-    for name, interval in bootstrap_ap(count_images(replace(truth, counted=settings_of), predictions), 3).items():
-        own = found[tuple(name.split())]
-        assert own.ap.value == interval.value
-        np.testing.assert_array_equal(own.ap.samples, interval.samples)
-    parade = truth.select([image_id for image_id in truth.image_ids if image_id.startswith("0--Parade/")])
-    assert found["event", "0--Parade"].faces == parade.faces_per_setting["hard"]

@@ -141,7 +141,7 @@ def test_chunks_and_precision_change_nothing(monkeypatch: pytest.MonkeyPatch, fa
     monkeypatch.setattr(bootstrap, "_SAMPLES_AT_ONCE", 7)
     monkeypatch.setattr(bootstrap, "_IMAGES_AT_ONCE", 5)
     for at_once in (8_000_000, 60, 1):
-        monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", at_once)
+        monkeypatch.setattr(bootstrap, "_NUMBERS_AT_ONCE", at_once)
         for setting, interval in bootstrap_ap(counts, samples=40, seed=5).items():
             np.testing.assert_array_equal(interval.samples, whole[setting].samples)
 

@@ -1,6 +1,7 @@
 """FDDB as a benchmark, from files to numbers, and rectangles turned into ellipses."""
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,29 @@ from tests.score.helpers import refused
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "fddb.json").read_text())
 
 
-@pytest.fixture
-def golden_files(tmp_path: Path) -> tuple[FddbGroundTruth, Path]:
-    """The small set over folds 1 … 4: ground truth, and predictions as files."""
-    faces: dict[int, dict[str, Any]] = {}
-    rows: dict[int, dict[str, Any]] = {}
+def test_golden_set_from_files_to_curves(tmp_path: Path) -> None:
+    """The small set over folds 1 … 4."""
+    faces: dict[int, dict[str, Any]] = defaultdict(dict)
+    rows: dict[int, dict[str, Any]] = defaultdict(dict)
     for place, image in enumerate(GOLDEN["images"]):
-        fold = 1 + place // 3
-        faces.setdefault(fold, {})[image["image_id"]] = image["faces"]
-        rows.setdefault(fold, {})[image["image_id"]] = image["rows"]
-    write_folds(tmp_path / "fddb" / "FDDB-folds", faces)
-    write_sizes(tmp_path / "fddb" / "image_sizes.json", faces, (GOLDEN["width"], GOLDEN["height"]))
+        faces[1 + place // 3][image["image_id"]], rows[1 + place // 3][image["image_id"]] = (
+            image["faces"],
+            image["rows"],
+        )
+    write_folds(tmp_path / "FDDB-folds", faces)
+    write_sizes(tmp_path / "image_sizes.json", faces, (GOLDEN["width"], GOLDEN["height"]))
     write_detections(tmp_path / "run", rows)
-    return FddbBenchmark().read_ground_truth(tmp_path / "fddb"), tmp_path / "run"
-
-
-def test_golden_set_from_files_to_curves(tmp_path: Path, golden_files: tuple[FddbGroundTruth, Path]) -> None:
-    scores = FddbBenchmark().score(*golden_files, strict=True)
-    faces = sum(len(image["faces"]) for image in GOLDEN["images"])
-    assert (scores.faces, scores.rules["folds"], len(scores.image_ids)) == ({"all": faces}, [1, 2, 3, 4], 12)
+    scores = FddbBenchmark().score(FddbBenchmark().read_ground_truth(tmp_path), tmp_path / "run", strict=True)
+    count = sum(len(image["faces"]) for image in GOLDEN["images"])
+    assert (scores.faces, scores.rules["folds"], len(scores.image_ids)) == ({"all": count}, [1, 2, 3, 4], 12)
     end = GOLDEN["lines"][0]
     for setting in ("1000", "2000", "max"):
-        assert scores.values["discrete"][setting] == end[1] / faces
-        assert scores.values["continuous"][setting] == pytest.approx(end[2] / faces)
+        assert scores.values["discrete"][setting] == end[1] / count
+        assert scores.values["continuous"][setting] == pytest.approx(end[2] / count)
     assert scores.warnings == ("4 of 10 folds: the numbers do not compare with published ones",)
     discrete, continuous = scores.write_curves(tmp_path / "out")
     expected = [
-        (f"{hits / faces:g} {false:g} {threshold:g}", f"{total / faces:g} {false:g}")
+        (f"{hits / count:g} {false:g} {threshold:g}", f"{total / count:g} {false:g}")
         for threshold, hits, total, false in GOLDEN["lines"]
     ]
     assert list(zip(discrete.read_text().splitlines(), continuous.read_text().splitlines(), strict=True)) == expected
@@ -143,13 +140,13 @@ def test_no_fold_fits_itself() -> None:
     assert not np.allclose(others[1].coefficients, fits[1].coefficients)
 
 
-def test_cross_fitting_needs_enough_faces(golden_files: tuple[FddbGroundTruth, Path], tmp_path: Path) -> None:
-    truth, run = golden_files
-    refused("run: .* need at least 20", FddbBenchmark("cross_fitted").score, truth, run)
+def test_boxes_that_cannot_be_fitted(tmp_path: Path) -> None:
+    truth, predictions = crowd(1, np.random.default_rng(8))
+    refused("to 20 found faces .* 0;", FddbBenchmark("cross_fitted").score_predictions, truth, predictions)
     joined = tmp_path / "ellipses.txt"
     joined.write_text(block(truth.image_ids[0], [(5, 4, 0, 20, 20, 0.5)]))
     for ellipses in ("cross_fitted", "inscribed"):
-        refused(f"these are ellipses already; leave ellipses={ellipses}", FddbBenchmark(ellipses).score, truth, joined)
+        refused(f"ellipses already; leave benchmark.ellipses={ellipses}", FddbBenchmark(ellipses).score, truth, joined)
 
 
 @pytest.mark.parametrize(

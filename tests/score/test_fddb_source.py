@@ -38,20 +38,6 @@ def test_records_are_sorted_and_hold_the_boxes_around_the_ellipses(root: Path) -
     assert source.ground_truth().known_ids == (A, B, C)
 
 
-def test_what_is_written_is_what_is_scored(root: Path, tmp_path: Path) -> None:
-    source = FddbSource(root)
-    benchmark = source.benchmark()
-    detections = {record.image_id: (record.boxes_xyxy, np.ones(len(record.boxes_xyxy))) for record in source.val()}
-    benchmark.write_predictions(tmp_path / "run", source.ground_truth(), detections)
-    scores = benchmark.score(source.ground_truth(), tmp_path / "run", strict=True)
-    assert scores.faces == {"all": 5}
-    assert scores.values["discrete"]["max"] == 4 / 5  # the face outside has no box
-    again = benchmark.score(benchmark.read_ground_truth(root), tmp_path / "run", strict=True)
-    assert again.values == scores.values
-    assert again.image_ids == scores.image_ids == (A, B, C)
-    assert again.resampled(20, 0)["continuous"]["max"].tolist() == scores.resampled(20, 0)["continuous"]["max"].tolist()
-
-
 def test_a_list_and_sizes_of_a_file(root: Path, tmp_path: Path) -> None:
     images = tmp_path / "list.txt"
     images.write_text(f"{B}\n{A}.jpg\n")

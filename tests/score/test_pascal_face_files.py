@@ -52,7 +52,7 @@ def test_original_labels_do_not_overflow(tmp_path: Path, dtype: type) -> None:
     assert truth.faces == 2
     assert truth.labels == "original"
     found = PascalFaceDetections.from_detections({"a": ([[0, 0, 255, 255]], [1])}, truth.image_ids)
-    assert evaluate_detections(truth, found, alignment=False).ap == 0.5
+    assert evaluate_detections(truth, found, alignment=False).curve.ap == 0.5
 
 
 def test_official_files(shared_data: Path) -> None:

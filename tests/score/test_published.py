@@ -33,7 +33,7 @@ def test_names_people_use() -> None:
     assert method_name("fanet") == "FANet"
     assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
     refused(r"'FANnet'.*FANet", method_name, "FANnet")
-    refused("split 'train'", published_methods, "train")
+    refused("split=train", published_methods, "train")
 
 
 def test_the_script_makes_the_same_copy_again(shared_data: Path, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ is a vector of weights, and all resamples together are one product of weights (B
 
 The unit that is drawn is the image, with all its faces and rows: the faces of one image are not independent (Efron and
 Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The intervals are percentile intervals, 95 %.
-They say how a number would vary with other images of the same kind. They say nothing about training the same model
-again with another seed. A resample in which no face counts has no AP: its sample is NaN and the interval is taken over
-the others; where no face counts at all, value, low and high are NaN.
+They say how a number would vary with other images of the same kind, and nothing about training with another seed. A
+resample in which no face counts has no AP: its sample is NaN and the interval is taken over the others; where no face
+counts at all, value, low and high are NaN.
 """
 
 import io
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.files import replaced
-from fanet_lightning.score.curves import POINTS, Curve, areas_of_counts, curve_from_histograms
+from fanet_lightning.score.curves import POINTS, Curve, Floats, Ints, areas_of_counts, curve_from_histograms
 from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.wider_face.average_precision import judge_settings
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
@@ -43,11 +43,11 @@ class ImageCounts:
     """
 
     image_ids: tuple[str, ...]
-    starts: npt.NDArray[np.int64]
-    bins: npt.NDArray[np.int64]
-    proposals: npt.NDArray[np.int64]
-    hits: npt.NDArray[np.int64]
-    faces: npt.NDArray[np.int64]
+    starts: Ints
+    bins: Ints
+    proposals: Ints
+    hits: Ints
+    faces: Ints
 
 
 def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, ImageCounts]:
@@ -62,8 +62,7 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
     pairs, place = np.unique(predictions.image_of_rows * POINTS + bins, return_inverse=True)
     counts = {}
     for setting, rows in settings.items():
-        proposals = np.bincount(place[rows.proposals], minlength=len(pairs))
-        hits = np.bincount(place[rows.hits], minlength=len(pairs))
+        proposals, hits = (np.bincount(place[each], minlength=len(pairs)) for each in rows)
         kept = proposals > 0
         faces = np.bincount(ground_truth.image_of_faces[ground_truth.counts(setting)], minlength=images)
         starts = np.searchsorted(pairs[kept], np.arange(images + 1) * POINTS)
@@ -137,7 +136,7 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
     return counts
 
 
-def _small(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _small(values: Ints) -> npt.NDArray[Any]:
     return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
@@ -156,7 +155,7 @@ CONFIDENCE = 0.95
 # Bounds of what is in memory at a time; the results do not depend on them.
 _SAMPLES_AT_ONCE = 250
 _IMAGES_AT_ONCE = 4096
-_WEIGHTS_AT_ONCE = 8_000_000
+_NUMBERS_AT_ONCE = 8_000_000
 
 
 class Interval(NamedTuple):
@@ -168,7 +167,7 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-    samples: npt.NDArray[np.float64]
+    samples: Floats
 
 
 def method(samples: int = SAMPLES, seed: int = 0) -> str:
@@ -205,7 +204,7 @@ def bootstrap_difference(
     }
 
 
-def resampled_ap(counts: Mapping[str, ImageCounts], samples: int, seed: int) -> dict[str, npt.NDArray[np.float64]]:
+def resampled_ap(counts: Mapping[str, ImageCounts], samples: int, seed: int) -> dict[str, Floats]:
     """Per setting the AP of each resample, (B,) float64; the same resampled images for all of them."""
     images = len(next(iter(counts.values())).image_ids)
     drawn = {setting: np.empty(samples) for setting in counts}
@@ -216,21 +215,22 @@ def resampled_ap(counts: Mapping[str, ImageCounts], samples: int, seed: int) -> 
 
 
 def image_weights(
-    images: int, samples: int = SAMPLES, seed: int = 0
+    images: int, samples: int = SAMPLES, seed: int = 0, numbers: int = 1
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """The resamples, some at a time: which of them, and how often each image is in each, (b, N) whole numbers.
 
-    The same number of images and seed mean the same resamples, whatever is computed from them; both are 1 or more.
+    The same number of images and seed mean the same resamples, whatever is computed from them. ``numbers`` that are
+    held per resample bound how many come at a time.
     """
     rng = np.random.default_rng(seed)
-    step = max(1, min(_SAMPLES_AT_ONCE, _WEIGHTS_AT_ONCE // images))
+    step = max(1, min(_SAMPLES_AT_ONCE, _NUMBERS_AT_ONCE // max(images, numbers)))
     for first in range(0, samples, step):
         part = slice(first, min(first + step, samples))
         drawn = [np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(part.stop - first)]
         yield part, np.stack(drawn).astype(np.float32)
 
 
-def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.NDArray[np.float64]:
+def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> Floats:
     """(b, N) weights → (b,) AP."""
     images = len(counts.image_ids)
     # Whole numbers below 2**24 are exact in float32, which halves the time; the weights of a resample sum to N.
@@ -250,7 +250,7 @@ def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.N
     return areas_of_counts(np.cumsum(hit, axis=1), np.cumsum(proposed, axis=1), faces)
 
 
-def interval_of(value: float, samples: npt.NDArray[np.float64]) -> Interval:
+def interval_of(value: float, samples: Floats) -> Interval:
     """The percentile interval of (B,) resampled values; resamples without a value (NaN) are left out."""
     defined = samples[~np.isnan(samples)]
     if not len(defined) or np.isnan(value):

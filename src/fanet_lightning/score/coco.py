@@ -36,7 +36,7 @@ from pycocotools.cocoeval import COCOeval
 from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.cli.files import check_replaceable, decoded_text, replaced, replaced_folder
 from fanet_lightning.score.bootstrap import image_weights
-from fanet_lightning.score.curves import Curve
+from fanet_lightning.score.curves import Bools, Curve, Floats, Ints
 from fanet_lightning.score.inputs import (
     DetectionsByImage,
     ImageNames,
@@ -51,9 +51,6 @@ from fanet_lightning.score.results import Samples, Scores
 
 # What a COCO file numbers its images and categories by.
 FileId = int | str
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 # As pycocotools evaluates them: 0.5 + 0.05 * i differs in the last bits, and overlaps and recalls fall on them.
 IOU_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
@@ -315,10 +312,7 @@ def _rows(
 
 
 def evaluated(
-    ground_truth: CocoGroundTruth,
-    detections: CocoDetections,
-    max_detections: int = MAX_DETECTIONS,
-    backend: str = "pycocotools",
+    ground_truth: CocoGroundTruth, detections: CocoDetections, max_detections: int, backend: str = "pycocotools"
 ) -> Any:
     """The tool's ``COCOeval`` after ``accumulate``; images, faces and rows are numbered from 1, in their order.
     ``eval["precision"]`` is (T, R, K, A, 1): thresholds, recalls, categories, areas; -1 without a face."""
@@ -335,15 +329,15 @@ def evaluated(
     # pycocotools tells its progress by print.
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
-        for side, columns in (
+        for side, more in (
             (ground_truth, {"area": ground_truth.areas, "iscrowd": ground_truth.crowd.astype(np.int64)}),
             (detections, {"area": areas, "iscrowd": np.zeros(len(areas), np.int64), "score": detections.scores}),
         ):
-            own = {"image_id": side.image + 1, "category_id": side.category + 1, "bbox": side.boxes_xywh, **columns}
+            own = {"image_id": side.image + 1, "category_id": side.category + 1, "bbox": side.boxes_xywh, **more}
+            own["id"] = np.arange(1, len(side.image) + 1)
             rows = zip(*(column.tolist() for column in own.values()), strict=True)
-            entries = [dict(zip(own, row, strict=True)) | {"id": i} for i, row in enumerate(rows, start=1)]
             sides.append(coco())
-            sides[-1].dataset = {**shared, "annotations": entries}
+            sides[-1].dataset = {**shared, "annotations": [dict(zip(own, row, strict=True)) for row in rows]}
             sides[-1].createIndex()
         tool = evaluation(*sides, iouType="bbox")
         tool.params.iouThrs = IOU_THRESHOLDS.copy()
@@ -442,10 +436,6 @@ def _match_image(overlaps: Floats, crowd: Bools, no_count: Bools, matched: Bools
         free[faces] &= ~taken | crowd[faces, None, None]
 
 
-# Bounds what is in memory at a time; the results do not depend on it.
-_NUMBERS_AT_ONCE = 4_000_000
-
-
 def average_precision(
     categories: list[MatchedRows], weights: npt.NDArray[np.floating] | None = None
 ) -> dict[str, Floats]:
@@ -456,20 +446,16 @@ def average_precision(
 
     ``weights`` (b, N) are whole numbers ≥ 0, how often each image is in; None takes each once, and b is 1.
     """
-    if weights is None:
-        weights = np.ones((1, categories[0].faces.shape[1]))
-    step = max(1, _NUMBERS_AT_ONCE // max(1000, weights.shape[1], *(len(own.image) for own in categories)))
-    parts = [weights[first : first + step].astype(np.float64) for first in range(0, len(weights), step)]
+    times = np.ones((1, categories[0].faces.shape[1])) if weights is None else weights.astype(np.float64)
     # (K, b, T, A)
-    means = np.stack([np.concatenate([_curves(own, part).mean(axis=-1) for part in parts]) for own in categories])
+    means = np.stack([_curves(own, times).mean(axis=-1) for own in categories])
     found = {}
     for name, (thresholds, area) in SETTINGS.items():
         values = means[..., thresholds, area].mean(axis=-1)
         # The mean over the categories that have a face.
         count = (~np.isnan(values)).sum(axis=0)
-        found[name] = np.divide(
-            np.nan_to_num(values).sum(axis=0), count, out=np.full(values.shape[1], np.nan), where=count > 0
-        )
+        total = np.nan_to_num(values).sum(axis=0)
+        found[name] = np.divide(total, count, out=np.full(len(times), np.nan), where=count > 0)
     return found
 
 
@@ -536,7 +522,8 @@ class CocoScores(Scores):
             if not np.isclose(own[setting][0], value, rtol=0, atol=_TOLERANCE, equal_nan=True):
                 raise RuntimeError(f"AP {setting} is {own[setting][0]!r} here and {value!r} in the reference tool")
         drawn = {setting: np.empty(samples) for setting in SETTINGS}
-        for part, weights in image_weights(len(self.image_ids), samples, seed):
+        numbers = max(1000, *(len(each.image) for each in rows))
+        for part, weights in image_weights(len(self.image_ids), samples, seed, 2 * numbers):
             for setting, found in average_precision(rows, weights).items():
                 drawn[setting][part] = found
         return {"ap": drawn}
@@ -651,9 +638,7 @@ def read_coco_curves(path: Path) -> dict[str, Curve]:
     """Curves at IoU 0.50 and 0.75 over all sizes, the mean over categories, from what ``score`` has written.
 
     ``thresholds`` is empty (the tool reads precision at 101 recalls, not at scores) and ``faces`` 0: not in the file.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds no such curves.
+    InputError: it is missing, damaged, or holds no such curves.
     """
     curves = {}
     with reading(path, "score the predictions again"), np.load(path, allow_pickle=False) as arrays:

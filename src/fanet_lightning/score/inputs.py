@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import find_listed, without_extension
+from fanet_lightning.score.curves import Floats, Ints
 
-_Boxes = npt.NDArray[np.float64]
 # image id → boxes_xyxy (D, 4) pixels of the original image and scores (D,).
 DetectionsByImage = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 
@@ -123,15 +123,15 @@ def number_rows(
     columns: Sequence[int],
     place: Callable[[int], str],
     layout: str,
-    is_wrong: Callable[[_Boxes], Any],
-) -> _Boxes:
+    is_wrong: Callable[[Floats], Any],
+) -> Floats:
     """R lines of finite numbers with blanks between them → (R, C), C one of ``columns``, the same for all.
 
     ``is_wrong`` tells rows (R, C) that are no good, (R,) bool. For the error ``place`` names a line by its number from
     0, ``layout`` says what the numbers are.
     """
 
-    def first(count: int) -> _Boxes | None:
+    def first(count: int) -> Floats | None:
         try:
             values = np.loadtxt(lines[:count], ndmin=2, comments=None) if count else np.zeros((0, columns[0]))
         except ValueError:
@@ -171,9 +171,7 @@ def missing_warning(missing: Sequence[str], images: int, complete: Path | None =
     return (f"{line} and count as empty: {some}",)
 
 
-def packed_detections(
-    detections: DetectionsByImage, image_ids: Sequence[str]
-) -> tuple[npt.NDArray[np.int64], _Boxes, _Boxes]:
+def packed_detections(detections: DetectionsByImage, image_ids: Sequence[str]) -> tuple[Ints, Floats, Floats]:
     """``image_id → (boxes_xyxy (D, 4), scores (D,))`` → starts (N + 1,), boxes_xyxy (R, 4), scores (R,), by image.
 
     An image that is not there has no detection. ValueError: a detection that is not finite, has a negative side, or is
@@ -195,6 +193,6 @@ def packed_detections(
     return starts, rows[:, :4], rows[:, 4]
 
 
-def as_xywh(boxes_xyxy: _Boxes) -> _Boxes:
+def as_xywh(boxes_xyxy: Floats) -> Floats:
     """(R, 4) → (R, 4) ``x y w h``."""
     return np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])

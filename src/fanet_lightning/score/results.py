@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from fanet_lightning.cli.files import check_names_free, replaced
 from fanet_lightning.score.bootstrap import Interval, interval_of
+from fanet_lightning.score.curves import Floats
 from fanet_lightning.score.inputs import DetectionsByImage
 
 # Benchmark, as scores.json names it → its name for people.
@@ -23,7 +21,7 @@ TITLES = {
 # measure ("ap", "discrete", …) → setting ("easy", "all", "1000", …) → number.
 Values = Mapping[str, Mapping[str, float]]
 # The same keys → (B,) float64, one value per resample; NaN where a resample has none.
-Samples = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+Samples = Mapping[str, Mapping[str, Floats]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

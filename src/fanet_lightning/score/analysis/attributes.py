@@ -2,9 +2,8 @@
 
 A group is scored as the official tool scores a setting: every face outside it is not counted, so a row whose best face
 is outside is no proposal (:mod:`score.wider_face.average_precision`). What remains are the rows on no face. Whether
-such an alarm is a blurred one is unknown, so it counts against every group that it could belong to. Its event and its
-height are known: by event only the rows of that event's images count, by height only those of that height, as
-COCO has it for its areas.
+such an alarm is a blurred one is unknown, so it counts against every group that it could belong to: by event only the
+rows of that event's images count, by height only those of that height, as COCO has it for its areas.
 
 Rows are judged once, and the product of a resample's weights with the counts is taken over the entries that exist: the
 84 groups of WIDER val hold a few per mille of the dense matrices that :mod:`score.bootstrap` multiplies.
@@ -30,7 +29,16 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.bootstrap import SAMPLES, Interval, image_weights, interval_of, method
-from fanet_lightning.score.curves import POINTS, THRESHOLDS, area_under_envelope, first_bins, score_range
+from fanet_lightning.score.curves import (
+    POINTS,
+    THRESHOLDS,
+    Bools,
+    Floats,
+    Ints,
+    area_under_envelope,
+    first_bins,
+    score_range,
+)
 from fanet_lightning.score.inputs import check_choice
 from fanet_lightning.score.results import interval_text, markdown_table, print_rows, write_json
 from fanet_lightning.score.wider_face.average_precision import judge
@@ -65,8 +73,8 @@ class Group:
 
     attribute: str
     value: str
-    faces: npt.NDArray[np.bool_]
-    images: npt.NDArray[np.bool_] | None = None
+    faces: Bools
+    images: Bools | None = None
     heights: tuple[float, float] | None = None
 
 
@@ -123,7 +131,7 @@ class GroupCounts(NamedTuple):
     on_faces: "csr_array"
     hits: "csr_array"
     background: "csr_array"
-    faces: npt.NDArray[np.int64]
+    faces: Ints
 
 
 def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions: Predictions) -> list[GroupCounts]:
@@ -138,7 +146,7 @@ def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions
     looking, off = np.flatnonzero(judged.face >= 0), np.flatnonzero(judged.in_play & (judged.face < 0))
     face, first = judged.face[looking], judged.first[looking]
 
-    def entries(rows: npt.NDArray[np.int64]) -> "csr_array":
+    def entries(rows: Ints) -> "csr_array":
         return csr_array((np.ones(len(rows)), (bins[rows], image[rows])), shape=(POINTS, images))
 
     backgrounds: dict[Any, csr_array] = {}
@@ -158,7 +166,7 @@ def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions
 
 def measured(
     groups: Sequence[Group], counts: Sequence[GroupCounts], weights: npt.ArrayLike, point: int | None
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """:data:`MEASURES` of every group on multisets of images: (b, N) whole numbers → (groups, 4, b).
 
     NaN where a group has no face, or no such number. The first group is the universe of all faces; ``point`` is the
@@ -187,11 +195,11 @@ def measured(
     return values
 
 
-def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
 
 
-def _cumulated(part: "csr_array", columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _cumulated(part: "csr_array", columns: Floats) -> Floats:
     """(T, N) entries, (N, b) weights → (b, T) rows seen at each threshold. Whole numbers below 2**53: exact."""
     return np.cumsum(np.ascontiguousarray((part @ columns).T), axis=1)
 

@@ -16,13 +16,11 @@ background      rows with less than 0.1 on any face           the row goes
 ==============  ============================================  =====================================================
 
 What differs from TIDE, because the evaluation differs: overlaps count the last pixel (+1), 0.5 is inclusive, and a row
-looks at the face with its largest overlap among *all* faces. So a row next to a face that does not count is a
-localisation error as well; set right, it would be no proposal, so its oracle takes it away. A row on a taken face is a
-duplicate even where it covers another face that is free. AP is the one of 1,000 thresholds; scores stay normalised as
-in the whole run. There is one class, so TIDE's two types of class errors do not occur, nor a remainder. No oracle can
-lower AP here, so nothing is cut off at 0.
-
-The gains do not add up to the lost AP: each is measured with the other errors in place. All oracles together give AP 1.
+looks at the face with its largest overlap among *all* faces. So the oracle of a localisation error next to a face that
+does not count takes the row away, and a row on a taken face is a duplicate even where it covers another one that is
+free. AP is the one of 1,000 thresholds; scores stay normalised as in the whole run. There are no class errors and no
+remainder, and no oracle can lower AP here. The gains do not add up to the lost AP: each is measured with the other
+errors in place. All oracles together give AP 1.
 """
 
 import math
@@ -35,7 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.score.curves import POINTS, areas_of_counts, curve_from_histograms, first_bins
+from fanet_lightning.score.curves import POINTS, Bools, Floats, Ints, areas_of_counts, curve_from_histograms, first_bins
 from fanet_lightning.score.results import print_rows, write_json
 from fanet_lightning.score.wider_face.average_precision import MIN_IOU, best_of_each_face, nearest_faces
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
@@ -75,7 +73,7 @@ class SettingErrors:
 
     kinds: npt.NDArray[np.int8]
     states: npt.NDArray[np.int8]
-    fixed: npt.NDArray[np.bool_]
+    fixed: Bools
 
     @property
     def counted_faces(self) -> int:
@@ -103,11 +101,11 @@ class ErrorTypes:
     ``settings``       by name, in the order of the ground truth.
     """
 
-    bins: npt.NDArray[np.int64]
-    nearest: npt.NDArray[np.int64]
-    overlaps: npt.NDArray[np.float64]
-    image_of_rows: npt.NDArray[np.int64]
-    image_of_faces: npt.NDArray[np.int64]
+    bins: Ints
+    nearest: Ints
+    overlaps: Floats
+    image_of_rows: Ints
+    image_of_faces: Ints
     images: int
     settings: Mapping[str, SettingErrors]
 
@@ -118,7 +116,7 @@ def error_types(ground_truth: GroundTruth, predictions: Predictions) -> ErrorTyp
     is_ignored, looks = nearest < 0, overlaps >= MIN_IOU
     nearest = np.where(overlaps >= BACKGROUND_IOU, nearest, -1)
 
-    def best(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def best(rows: Bools) -> Ints:
         return best_of_each_face(np.flatnonzero(rows), nearest, predictions.scores)
 
     settings = {}
@@ -210,7 +208,7 @@ def ap_with(errors: ErrorTypes, setting: str, fixed: Collection[str]) -> float:
     return curve_from_histograms(proposed, hit, left).ap if left else 1.0
 
 
-def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
+def gain_per_image(errors: ErrorTypes, setting: str) -> Floats:
     """(N,) float64: the AP that a run gains when all errors of one image alone are fixed, never negative.
 
     The four oracles together, on this image; the other images stay as they are. NaN where no face counts.

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
+from fanet_lightning.score.curves import Floats
 from fanet_lightning.score.fddb import regions
 from fanet_lightning.score.fddb.ground_truth import (
     FOLDS,
@@ -46,8 +46,8 @@ from fanet_lightning.score.inputs import (
 )
 from fanet_lightning.score.results import Samples, Scores
 
-Floats = npt.NDArray[np.float64]
 Ellipses = Literal["as_given", "inscribed", "cross_fitted"]
+_Place = Path | str | None
 
 LIMITS = (1000, 2000)
 MEASURES = ("discrete", "continuous")
@@ -143,8 +143,7 @@ class FddbScores(Scores):
         }
         for name, values in columns.items():
             with replaced(folder / name) as temporary:
-                line = " ".join(["%g"] * values.shape[1]) + "\n"
-                temporary.write_text(line * len(values) % tuple(values.ravel().tolist()), encoding="utf-8")
+                np.savetxt(temporary, values, "%g")
         return [folder / name for name in columns]
 
 
@@ -163,12 +162,7 @@ class FddbBenchmark:
 
     name = "fddb"
 
-    def __init__(
-        self,
-        ellipses: Ellipses = "as_given",
-        image_sizes: Path | str | None = None,
-        images_root: Path | str | None = None,
-    ) -> None:
+    def __init__(self, ellipses: Ellipses = "as_given", image_sizes: _Place = None, images_root: _Place = None) -> None:
         check_choice("benchmark.ellipses", ellipses, get_args(Ellipses))
         self.ellipses = ellipses
         self.image_sizes = None if image_sizes is None else Path(str(image_sizes))
@@ -182,14 +176,11 @@ class FddbBenchmark:
         truth = ground_truth.in_official_order()
         found = read_fddb_predictions(predictions, truth)
         missing_warning(found.missing, len(found.image_ids), predictions if strict else None)
-        try:
-            return self.score_predictions(truth, found)
-        except ValueError as error:
-            raise InputError(f"{predictions}: {error}") from error
+        return self.score_predictions(truth, found)
 
     def score_predictions(self, ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbScores:
-        """The same for predictions in memory; ValueError: predictions of other images, or in another order; ellipses
-        that are to become ellipses; too few matches for the fit."""
+        """The same for predictions in memory; ValueError: predictions of other images, or in another order.
+        InputError: ellipses that are to become ellipses; too few matches for the fit."""
         if predictions.image_ids != ground_truth.image_ids:
             raise ValueError("the predictions are not of the ground truth's images in their order")
         as_scored, fits = self._as_scored(ground_truth, predictions)
@@ -240,7 +231,7 @@ class FddbBenchmark:
         if self.ellipses == "as_given":
             return predictions, {}
         if predictions.are_ellipses:
-            raise ValueError(f"these are ellipses already; leave ellipses={self.ellipses} out")
+            raise InputError(f"the detections are ellipses already; leave benchmark.ellipses={self.ellipses} out")
         if self.ellipses == "inscribed":
             return replace(predictions, rows=tuple(map(regions.inscribed_ellipses, predictions.rows))), {}
         fits = fit_without_fold(truth, predictions)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.curves import Floats, Ints
 from fanet_lightning.score.inputs import SelectableImages, number_rows, read_selection, reading
 
 RECTANGLE = ("x", "y", "width", "height", "score")
@@ -31,7 +31,7 @@ class Block(NamedTuple):
 
     name: str
     line: int
-    rows: npt.NDArray[np.float64]
+    rows: Floats
 
 
 def read_blocks(path: Path) -> list[Block]:
@@ -88,14 +88,14 @@ class FddbGroundTruth(SelectableImages):
     """
 
     image_ids: tuple[str, ...]
-    folds: npt.NDArray[np.int64]
-    ellipses: Sequence[npt.NDArray[np.float64]]
-    sizes_wh: npt.NDArray[np.int64]
+    folds: Ints
+    ellipses: Sequence[Floats]
+    sizes_wh: Ints
     whole_ids: tuple[str, ...] | None = None
     per_image = ("folds", "ellipses", "sizes_wh")
 
     @property
-    def faces(self) -> npt.NDArray[np.int64]:
+    def faces(self) -> Ints:
         """(N,) annotated faces per image."""
         return np.array([len(rows) for rows in self.ellipses], np.int64)
 
@@ -117,7 +117,7 @@ def read_fddb_ground_truth(
     twice or of unknown size, a list that names an image which is not there, a face that is outside its image.
     """
     folder = path / FOLDS_FOLDER if (path / FOLDS_FOLDER).is_dir() else path
-    read: dict[str, tuple[int, npt.NDArray[np.float64]]] = {}
+    read: dict[str, tuple[int, Floats]] = {}
     for fold in range(1, FOLDS + 1):
         file = folder / f"FDDB-fold-{fold:02d}-ellipseList.txt"
         for block in read_blocks(file) if file.is_file() else ():

@@ -20,15 +20,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.float64]
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.curves import Bools, Floats, Ints
 
 
-def to_pixels(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def to_pixels(values: npt.ArrayLike) -> Ints:
     """The official program's rounding: through float32 to the nearest integer, halves to even."""
     return np.rint(np.asarray(values, np.float64).astype(np.float32)).astype(np.int64)
 
 
-def rectangle_pixels(rows_xywh: Rows, width: int, height: int) -> npt.NDArray[np.int64]:
+def rectangle_pixels(rows_xywh: Floats, width: int, height: int) -> Ints:
     """(D, 4) rectangles → (D, 4) first column and row, and those after the last: ``x1 y1 x2 y2``, cut to the image.
 
     An unclipped rectangle has (w + 1) × (h + 1) pixels, one outside the image none.
@@ -38,7 +39,7 @@ def rectangle_pixels(rows_xywh: Rows, width: int, height: int) -> npt.NDArray[np
     return np.concatenate([low, np.clip(np.maximum(first, last) + 1, low, [width, height])], axis=1)
 
 
-def bounding_boxes(ellipses: npt.ArrayLike) -> Rows:
+def bounding_boxes(ellipses: npt.ArrayLike) -> Floats:
     """(F, 5) → (F, 4) ``x1 y1 x2 y2`` around each, not cut to the image."""
     major, minor, angle, x, y = np.asarray(ellipses, np.float64).reshape(-1, 5).T
     reach_x = np.hypot(major * np.cos(angle), minor * np.sin(angle))
@@ -46,7 +47,7 @@ def bounding_boxes(ellipses: npt.ArrayLike) -> Rows:
     return np.column_stack([x - reach_x, y - reach_y, x + reach_x, y + reach_y])
 
 
-def ellipse_window(ellipse: Rows, width: int, height: int) -> tuple[int, int, int, int]:
+def ellipse_window(ellipse: Floats, width: int, height: int) -> tuple[int, int, int, int]:
     """First column and row that an ellipse may reach, and those after the last: ``x1 y1 x2 y2``, cut to the image."""
     x, y = to_pixels(ellipse[3:]).tolist()
     # The polygon that is drawn has rounded corners, so it may reach a pixel past the half-axis.
@@ -55,7 +56,7 @@ def ellipse_window(ellipse: Rows, width: int, height: int) -> tuple[int, int, in
     return left, top, max(min(x + reach + 1, width), left), max(min(y + reach + 1, height), top)
 
 
-def ellipse_mask(ellipse: Rows, window: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+def ellipse_mask(ellipse: Floats, window: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
     """The pixels of ``major minor angle cx cy`` in a window, (h, w), 0 or 1: half-axes truncated, whole degrees.
 
     With an integer centre an ellipse moves with its window without changing a pixel.
@@ -70,13 +71,13 @@ def ellipse_mask(ellipse: Rows, window: tuple[int, int, int, int]) -> npt.NDArra
     return mask
 
 
-def has_negative_side(rows: Rows) -> npt.NDArray[np.bool_]:
+def has_negative_side(rows: Floats) -> Bools:
     """(D,): width and height of rectangles (D, 4), or half-axes of ellipses (D, 5), of which one is below 0."""
     sides = rows[:, :2] if rows.shape[1] == 5 else rows[:, 2:]
     return (sides[:, 0] < 0) | (sides[:, 1] < 0)
 
 
-def iou(ellipses: Rows, rows: Rows, width: int, height: int) -> Rows:
+def iou(ellipses: Floats, rows: Floats, width: int, height: int) -> Floats:
     """IoU of F ellipses (F, 5) with D rectangles (D, 4) or ellipses (D, 5), in pixels of the image → (F, D).
 
     0 for two without a pixel, and for rows with a negative side.
@@ -114,12 +115,12 @@ class EllipseFit(NamedTuple):
     ``pairs``        that it was fitted on.
     """
 
-    coefficients: Rows
+    coefficients: Floats
     angle: float
     pairs: int
 
 
-def inscribed_ellipses(rows_xywh: npt.ArrayLike) -> Rows:
+def inscribed_ellipses(rows_xywh: npt.ArrayLike) -> Floats:
     """The largest ellipse within each rectangle, (D, 4) → (D, 5): half-axes w/2 and h/2, the longer one first."""
     rows = np.asarray(rows_xywh, np.float64).reshape(-1, 4)
     half = rows[:, 2:] / 2
@@ -127,16 +128,17 @@ def inscribed_ellipses(rows_xywh: npt.ArrayLike) -> Rows:
     return np.column_stack([half.max(axis=1), half.min(axis=1), angle, rows[:, :2] + half])
 
 
-def fit_ellipses(rows_xywh: Rows, ellipses: Rows) -> EllipseFit:
+def fit_ellipses(rows_xywh: Floats, ellipses: Floats) -> EllipseFit:
     """Least squares from P rectangles (P, 4) to the P ellipses (P, 5) that they were matched to.
 
     Each equation is linear in width and height, without a constant, and is weighted by 1 / height: so the fit neither
     depends on where in the image a face is nor on the scale, and a large face counts as much as a small one. The angle
     does not depend on the rectangle: it is the mean of the annotated ones as axes, θ and θ + π being the same.
-    ValueError: fewer than :data:`LEAST_PAIRS` pairs.
+    InputError: fewer than :data:`LEAST_PAIRS` pairs.
     """
     if len(rows_xywh) < LEAST_PAIRS:
-        raise ValueError(f"{len(rows_xywh)} pairs, need at least {LEAST_PAIRS} to fit ellipses; take ellipses=as_given")
+        text = f"ellipses are fitted to {LEAST_PAIRS} found faces or more, these are {len(rows_xywh)}"
+        raise InputError(f"{text}; take benchmark.ellipses=as_given")
     angle = float(np.angle(np.exp(2j * ellipses[:, 2]).mean()) / 2 % np.pi)
     # The first half-axis is the one nearer to the common angle, or the fit would mix up lying and standing ellipses.
     along = np.cos(2 * (ellipses[:, 2] - angle)) >= 0
@@ -147,7 +149,7 @@ def fit_ellipses(rows_xywh: Rows, ellipses: Rows) -> EllipseFit:
     return EllipseFit(coefficients.astype(np.float64), angle, len(rows_xywh))
 
 
-def apply_fit(fit: EllipseFit, rows_xywh: Rows) -> Rows:
+def apply_fit(fit: EllipseFit, rows_xywh: Floats) -> Floats:
     """(D, 4) rectangles → (D, 5) ellipses. Half-axes below 0, which a fit may give far from its pairs, become 0.
 
     Those of a rectangle with a negative side, which is none, become -1.

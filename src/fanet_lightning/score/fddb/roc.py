@@ -18,9 +18,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.score.bootstrap import image_weights
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from fanet_lightning.score.curves import Floats, Ints
 
 DISCRETE_IOU = 0.5
 # The official program's threshold for the line of an image without detections.

@@ -20,13 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.score.bootstrap import SAMPLES, image_weights
-from fanet_lightning.score.curves import areas_of_counts, average_precision
+from fanet_lightning.score.curves import Bools, Curve, Floats, Ints, areas_of_counts, curve_from_histograms
 from fanet_lightning.score.pascal_face.ground_truth import (
     MIN_FACE_PX,
     OVERLAP,
-    Bool,
-    Float,
-    Index,
     PascalFaceDetections,
     PascalFaceGroundTruth,
 )
@@ -50,33 +47,23 @@ class Alignment(NamedTuple):
 class PascalFaceResult:
     """What became of each detection that passed the size filter, D of them, best score first.
 
-    ``ap``              area under the monotone envelope, all points; NaN where no face counts.
+    ``curve``           of D points, its thresholds the scores.
     ``faces_per_image`` (N,) int64, faces that count.
     ``image_index``     (D,) int64.
     ``boxes_xyxy``      (D, 4) float64, as they were matched in the last pass.
-    ``scores``          (D,) float64, descending.
     ``hit``             (D,) bool, true positives.
     ``false_positive``  (D,) bool; a detection on an ignored face is neither.
-    ``precision``       (D,) float64 of the detections so far; 0 where there is neither hit nor false positive yet.
-    ``recall``          (D,) float64; 0 where no face counts.
     ``alignment``       what face-eval prints: tx and ty summed, sx and sy multiplied over the transforms of all passes,
                         that of the last pass included, which nothing was moved by. None without alignment.
     """
 
-    ap: float
-    faces_per_image: Index
-    image_index: Index
-    boxes_xyxy: Float
-    scores: Float
-    hit: Bool
-    false_positive: Bool
-    precision: Float
-    recall: Float
+    curve: Curve
+    faces_per_image: Ints
+    image_index: Ints
+    boxes_xyxy: Floats
+    hit: Bools
+    false_positive: Bools
     alignment: Alignment | None
-
-    @property
-    def faces(self) -> int:
-        return int(self.faces_per_image.sum())
 
 
 def evaluate_detections(
@@ -114,31 +101,19 @@ def evaluate_detections(
         total = Alignment(total.tx + step.tx, total.ty + step.ty, total.sx * step.sx, total.sy * step.sy)
 
     faces_per_image = np.array([int(own.sum()) for own in ground_truth.counted], np.int64)
-    faces = int(faces_per_image.sum())
-    hits, proposals = np.cumsum(hit), np.cumsum(hit | false_positive)
-    precision = np.divide(hits, proposals, out=np.zeros(len(rows)), where=proposals > 0)
-    recall = hits / faces if faces else np.zeros(len(rows))
-    return PascalFaceResult(
-        ap=average_precision(precision, recall) if faces else float("nan"),
-        faces_per_image=faces_per_image,
-        image_index=image_index,
-        boxes_xyxy=boxes,
-        scores=detections.scores[rows],
-        hit=hit,
-        false_positive=false_positive,
-        precision=precision,
-        recall=recall,
-        alignment=total if alignment else None,
-    )
+    faces, scores = int(faces_per_image.sum()), detections.scores[rows]
+    curve = curve_from_histograms(hit | false_positive, hit, faces, scores)
+    moved = total if alignment else None
+    return PascalFaceResult(curve, faces_per_image, image_index, boxes, hit, false_positive, moved)
 
 
-def aligned(boxes_xyxy: Float, alignment: Alignment) -> Float:
+def aligned(boxes_xyxy: Floats, alignment: Alignment) -> Floats:
     half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2
     centre = (boxes_xyxy[:, 2:] + boxes_xyxy[:, :2]) / 2 + alignment[:2] * half * 2
     return np.concatenate([centre - half * alignment[2:], centre + half * alignment[2:]], axis=1)
 
 
-def lower_top(boxes_xyxy: Float, fraction: float = 0.2) -> Float:
+def lower_top(boxes_xyxy: Floats, fraction: float = 0.2) -> Floats:
     """(D, 4) boxes with y1 moved down by ``fraction`` in [0, 1) of the height, in a new array.
 
     S3FD's scripts for PASCAL face and AFW do so before they write detections, since boxes learnt on WIDER FACE reach
@@ -150,7 +125,7 @@ def lower_top(boxes_xyxy: Float, fraction: float = 0.2) -> Float:
     return lowered
 
 
-def best_faces(boxes_xyxy: Float, image_index: Index, faces_xyxy: Sequence[Float]) -> tuple[Float, Index]:
+def best_faces(boxes_xyxy: Floats, image_index: Ints, faces_xyxy: Sequence[Floats]) -> tuple[Floats, Ints]:
     """(D,) largest overlap with a face of the own image, and that face, packed over all images, the last among equals;
     0 and -1 without any face. Overlap is IoU, each side with +1; 0 unless the interiors meet in both directions."""
     best, found = np.zeros(len(boxes_xyxy)), np.full(len(boxes_xyxy), -1)
@@ -169,7 +144,7 @@ def best_faces(boxes_xyxy: Float, image_index: Index, faces_xyxy: Sequence[Float
     return best, found
 
 
-def _outcomes(overlaps: Bool, face: Index, counted: Bool) -> tuple[Bool, Bool]:
+def _outcomes(overlaps: Bools, face: Ints, counted: Bools) -> tuple[Bools, Bools]:
     """Which detections, best score first, are hits, and which are false positives."""
     found = np.flatnonzero(overlaps)
     on_counted = found[counted[face[found]]]
@@ -181,7 +156,7 @@ def _outcomes(overlaps: Bool, face: Index, counted: Bool) -> tuple[Bool, Bool]:
     return hit, false_positive
 
 
-def _offset(boxes_xyxy: Float, faces_xyxy: Float) -> Alignment:
+def _offset(boxes_xyxy: Floats, faces_xyxy: Floats) -> Alignment:
     """What hits (K, 4) are off their faces (K, 4) on average; nothing without hits. No side of a hit is 0: it overlaps
     a face of 30 px or more."""
     if not len(boxes_xyxy):
@@ -193,29 +168,20 @@ def _offset(boxes_xyxy: Float, faces_xyxy: Float) -> Alignment:
     return Alignment(tx, ty, sx, sy)
 
 
-# Bounds what is in memory at a time; the results do not depend on it.
-_NUMBERS_AT_ONCE = 4_000_000
-
-
-def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0) -> Float:
+def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0) -> Floats:
     """(B,) AP per resample; NaN where no face of it counts."""
     drawn = np.empty(samples)
-    for part, weights in image_weights(len(result.faces_per_image), samples, seed):
+    for part, weights in image_weights(len(result.faces_per_image), samples, seed, len(result.hit)):
         drawn[part] = weighted_ap(result, weights)
     return drawn
 
 
-def weighted_ap(result: PascalFaceResult, weights: npt.ArrayLike) -> Float:
+def weighted_ap(result: PascalFaceResult, weights: npt.ArrayLike) -> Floats:
     """AP with image i taken ``weights[:, i]`` times: (B, N) whole numbers ≥ 0 → (B,), NaN where no face counts."""
     rows = np.flatnonzero(result.hit | result.false_positive)
     # Those after the last hit change nothing.
     rows = rows[: np.flatnonzero(np.append(True, result.hit[rows]))[-1]]
-    image, hit = result.image_index[rows], result.hit[rows]
-    all_times = np.asarray(weights, np.float64)
-    values = np.full(len(all_times), np.nan)
-    step = max(1, _NUMBERS_AT_ONCE // max(1, len(rows)))
-    for part in (slice(first, first + step) for first in range(0, len(values), step)):
-        taken = np.take(all_times[part], image, axis=1)
-        found, proposed = np.cumsum(taken * hit, axis=1), np.cumsum(taken, axis=1)
-        values[part] = areas_of_counts(found, proposed, all_times[part] @ result.faces_per_image)
-    return values
+    times = np.asarray(weights, np.float64)
+    taken = np.take(times, result.image_index[rows], axis=1)
+    found, proposed = np.cumsum(taken * result.hit[rows], axis=1), np.cumsum(taken, axis=1)
+    return areas_of_counts(found, proposed, times @ result.faces_per_image)

@@ -29,6 +29,7 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     read_annotations,
 )
 from fanet_lightning.score.results import Samples, Scores
+from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, write_curves
 
 DETECTIONS_FILE = "detections.txt"
 
@@ -71,7 +72,6 @@ def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> Pascal
 
 
 CURVE_FILE = "pr_curve.txt"
-CURVES_FILE = "pr_curves.npz"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,13 +84,12 @@ class PascalFaceScores(Scores):
         return {"ap": {"all": resampled_ap(self.result, samples, seed)}}
 
     def write_curves(self, folder: Path) -> list[Path]:
-        """``pr_curve.txt``, a line of recall, precision and score per detection, best score first; ``pr_curves.npz``,
-        ``all_recall``, ``all_precision``, ``all_thresholds``, (D,) float64."""
-        points = np.column_stack([self.result.recall, self.result.precision, self.result.scores])
+        """``pr_curve.txt``, a line of recall, precision and score per detection, best score first; the same as setting
+        ``all`` in ``pr_curves.npz``."""
+        curve = self.result.curve
         with replaced(folder / CURVE_FILE) as path:
-            path.write_text("%.6f %.6f %.9g\n" * len(points) % tuple(points.ravel().tolist()), encoding="utf-8")
-        with replaced(folder / CURVES_FILE) as path:
-            np.savez_compressed(path, all_recall=points[:, 0], all_precision=points[:, 1], all_thresholds=points[:, 2])
+            np.savetxt(path, np.column_stack([curve.recall, curve.precision, curve.thresholds]), "%.6f %.6f %.9g")
+        write_curves(folder / CURVES_FILE, {"all": curve})
         return [folder / CURVE_FILE, folder / CURVES_FILE]
 
 
@@ -158,8 +157,8 @@ class PascalFaceBenchmark:
             title=f"{self.title} ({', '.join(deviations)})" if deviations else self.title,
             image_ids=ground_truth.image_ids,
             images_of_benchmark=len(ground_truth.known_ids),
-            faces={"all": result.faces},
-            values={"ap": {"all": result.ap}},
+            faces={"all": result.curve.faces},
+            values={"ap": {"all": result.curve.ap}},
             rules={
                 "labels": ground_truth.labels,
                 "alignment": self.alignment,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from fanet_lightning.score.curves import Bools, Floats, Ints
 from fanet_lightning.score.inputs import (
     DetectionsByImage,
     SelectableImages,
@@ -16,10 +16,6 @@ from fanet_lightning.score.inputs import (
     read_selection,
     reading,
 )
-
-Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
-Index = npt.NDArray[np.int64]
 
 # Face-eval's --minw and --minh; a face with a shorter side is ignored.
 MIN_FACE_PX = 30
@@ -40,8 +36,8 @@ class PascalFaceGroundTruth(SelectableImages):
     """
 
     image_ids: tuple[str, ...]
-    boxes_xyxy: Sequence[Float]
-    flagged: Sequence[Bool]
+    boxes_xyxy: Sequence[Floats]
+    flagged: Sequence[Bools]
     file_names: tuple[str, ...]
     labels: str = "corrected"
     whole_ids: tuple[str, ...] | None = None
@@ -49,7 +45,7 @@ class PascalFaceGroundTruth(SelectableImages):
     per_image = ("boxes_xyxy", "flagged", "file_names")
 
     @property
-    def counted(self) -> list[Bool]:
+    def counted(self) -> list[Bools]:
         """N arrays (F_i,) bool: neither flagged nor with a side below 30 px, x2 - x1 or y2 - y1 without the +1."""
         sides = [np.abs(boxes[:, 2:] - boxes[:, :2]) for boxes in self.boxes_xyxy]
         return [~flags & (own >= MIN_FACE_PX).all(axis=1) for flags, own in zip(self.flagged, sides, strict=True)]
@@ -71,9 +67,9 @@ class PascalFaceDetections:
     """
 
     image_ids: tuple[str, ...]
-    image_index: Index
-    boxes_xyxy: Float
-    scores: Float
+    image_index: Ints
+    boxes_xyxy: Floats
+    scores: Floats
 
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
@@ -86,8 +82,8 @@ class PascalFaceDetections:
     @property
     def missing(self) -> tuple[str, ...]:
         """Images without a detection; the formats cannot tell them from images that were not looked at."""
-        present = np.bincount(self.image_index, minlength=len(self.image_ids)) > 0
-        return tuple(image_id for image_id, found in zip(self.image_ids, present, strict=True) if not found)
+        present = set(self.image_index.tolist())
+        return tuple(image_id for i, image_id in enumerate(self.image_ids) if i not in present)
 
 
 class Release(NamedTuple):
@@ -128,7 +124,7 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
     path = path / release.file_name if path.is_dir() else path
     remedy = f"give face-eval's {release.file_name} ({release.labels} labels) or the folder that holds it"
     content = load_mat(path, remedy)
-    faces: dict[str, tuple[str, Float]] = {}
+    faces: dict[str, tuple[str, Floats]] = {}
     with reading(path, remedy):
         for image in np.asarray(content["Annotations"]).ravel():
             # Stored as uint8 and the like, whose differences overflow: float64 first.

@@ -8,9 +8,8 @@ So each row is judged once, and the curve is a cumulative histogram.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from fanet_lightning.score.curves import POINTS, Curve, curve_from_histograms, first_bins
+from fanet_lightning.score.curves import POINTS, Bools, Curve, Floats, Ints, curve_from_histograms, first_bins
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
@@ -26,21 +25,9 @@ class Judged(NamedTuple):
     ``in_play`` the row's image has a face at all; the tool skips the others.
     """
 
-    face: npt.NDArray[np.int64]
-    first: npt.NDArray[np.bool_]
-    in_play: npt.NDArray[np.bool_]
-
-
-class SettingRows(NamedTuple):
-    """What the rows of a run are worth in one setting, (R,) each; ``faces`` is the number of faces that count.
-
-    ``proposals`` the row counts in precision: it sits on a face that counts, or on none.
-    ``hits``      the row takes a face that counts; every hit is a proposal.
-    """
-
-    proposals: npt.NDArray[np.bool_]
-    hits: npt.NDArray[np.bool_]
-    faces: int
+    face: Ints
+    first: Bools
+    in_play: Bools
 
 
 def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curve]:
@@ -49,29 +36,24 @@ def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curv
     Scores are normalised over all rows of ``predictions``, so select the images of both before.
     """
     bins, settings = judge_settings(ground_truth, predictions)
-    return {
-        setting: curve_from_histograms(
-            np.bincount(bins[rows.proposals], minlength=POINTS),
-            np.bincount(bins[rows.hits], minlength=POINTS),
-            rows.faces,
-        )
-        for setting, rows in settings.items()
-    }
+    faces = ground_truth.faces_per_setting
+    curves = {}
+    for setting, rows in settings.items():
+        proposals, hits = (np.bincount(bins[each], minlength=POINTS) for each in rows)
+        curves[setting] = curve_from_histograms(proposals, hits, faces[setting])
+    return curves
 
 
-def judge_settings(
-    ground_truth: GroundTruth, predictions: Predictions
-) -> tuple[npt.NDArray[np.int64], dict[str, SettingRows]]:
-    """The first threshold that each row reaches, (R,), and what the rows are worth in each setting."""
+def judge_settings(ground_truth: GroundTruth, predictions: Predictions) -> tuple[Ints, dict[str, tuple[Bools, Bools]]]:
+    """The first threshold that each row reaches, (R,), and per setting the rows that count in precision (they are on a
+    face that counts, or on none) and those among them that take a face, (R,) each."""
     judged = judge(ground_truth, predictions)
     looks = judged.face >= 0
     settings = {}
     for setting in ground_truth.counted:
         # One more entry, so that face -1 reads a value; it is masked out by `looks`.
-        counts = np.append(ground_truth.counts(setting), False)
-        on_counted = looks & counts[judged.face]
-        proposals = judged.in_play & (on_counted | ~looks)
-        settings[setting] = SettingRows(proposals, on_counted & judged.first, int(counts.sum()))
+        on_counted = looks & np.append(ground_truth.counts(setting), False)[judged.face]
+        settings[setting] = judged.in_play & (on_counted | ~looks), on_counted & judged.first
     return first_bins(predictions.scores), settings
 
 
@@ -83,9 +65,7 @@ def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
     return Judged(face, first, nearest >= 0)
 
 
-def nearest_faces(
-    ground_truth: GroundTruth, predictions: Predictions
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def nearest_faces(ground_truth: GroundTruth, predictions: Predictions) -> tuple[Ints, Floats]:
     """(R,) packed number of the face with the largest overlap, and that overlap; -1 and 0 in an image without faces.
     ValueError: the two are not about the same images in the same order."""
     if ground_truth.image_ids != predictions.image_ids:
@@ -105,19 +85,15 @@ def nearest_faces(
     return nearest, overlaps
 
 
-def best_of_each_face(
-    rows: npt.NDArray[np.int64], face: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
+def best_of_each_face(rows: Ints, face: Ints, scores: Floats) -> Ints:
     """Those of ``rows`` that are the best-scored one of their face; the earlier of equals."""
     # lexsort is stable: equal scores stay in file order.
     ordered = rows[np.lexsort((-scores[rows], face[rows]))]
-    best: npt.NDArray[np.int64] = ordered[np.diff(face[ordered], prepend=-1) != 0]
+    best: Ints = ordered[np.diff(face[ordered], prepend=-1) != 0]
     return best
 
 
-def best_face(
-    rows_xywh: npt.NDArray[np.float64], faces_xywh: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def best_face(rows_xywh: Floats, faces_xywh: Floats) -> tuple[Ints, Floats]:
     """(D, 4), (F, 4) → index of the face with the largest overlap (the first of equals) and that overlap, (D,) each.
 
     Overlaps count the last pixel, the +1 of the tool, and are evaluated in its order of operations.

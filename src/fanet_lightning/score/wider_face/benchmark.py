@@ -29,17 +29,16 @@ _ARRAYS = ("precision", "recall", "thresholds")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WiderFaceScores(Scores):
-    """``counts`` and ``curves``: per setting."""
+    """``counts`` of the images per setting."""
 
     counts: Mapping[str, ImageCounts]
-    curves: Mapping[str, Curve]
 
     def resampled(self, samples: int, seed: int) -> Samples:
         return {"ap": resampled_ap(self.counts, samples, seed)}
 
     def write_curves(self, folder: Path) -> list[Path]:
         curves, counts = folder / CURVES_FILE, folder / PER_IMAGE_FILE
-        write_curves(curves, self.curves)
+        write_curves(curves, {setting: curve_from_counts(own) for setting, own in self.counts.items()})
         write_counts(counts, self.counts)
         return [curves, counts]
 
@@ -88,7 +87,6 @@ def scores_from_counts(
         values={"ap": {setting: curve.ap for setting, curve in curves.items()}},
         warnings=warnings,
         counts=counts,
-        curves=curves,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.curves import Bools, Floats, Ints
 from fanet_lightning.score.inputs import SelectableImages, load_mat, reading
 
 # Where the official files are below the folder of a whole data set; the last is where the official tools unpack to.
@@ -41,18 +42,18 @@ class GroundTruth(SelectableImages):
     """
 
     image_ids: tuple[str, ...]
-    boxes_xywh: Sequence[npt.NDArray[np.float64]]
-    counted: Mapping[str, Sequence[npt.NDArray[np.bool_]]]
+    boxes_xywh: Sequence[Floats]
+    counted: Mapping[str, Sequence[Bools]]
     whole_ids: tuple[str, ...] | None = None
     attributes: Mapping[str, Sequence[npt.NDArray[np.int8]]] = field(default_factory=dict)
     per_image = ("boxes_xywh", "counted", "attributes")
 
     @property
-    def image_of_faces(self) -> npt.NDArray[np.int64]:
+    def image_of_faces(self) -> Ints:
         """(F,) the place of the image of each face, packed image by image."""
         return np.repeat(np.arange(len(self.image_ids)), [len(boxes) for boxes in self.boxes_xywh])
 
-    def counts(self, setting: str) -> npt.NDArray[np.bool_]:
+    def counts(self, setting: str) -> Bools:
         """(F,) whether each face counts, packed image by image."""
         return np.concatenate([np.zeros(0, np.bool_), *self.counted[setting]])
 
@@ -90,7 +91,7 @@ def read_ground_truth(folder: Path | str) -> GroundTruth:
     return GroundTruth(image_ids, boxes, counted, attributes=attributes)
 
 
-def _counted(path: Path, image_ids: Sequence[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:
+def _counted(path: Path, image_ids: Sequence[str], boxes: list[Floats]) -> list[Bools]:
     content = load_mat(path, _REMEDY)
     with reading(path, _REMEDY):
         if [_text(name) for name in _of_images(content["file_list"])] != [_name(own) for own in image_ids]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder, walk_files
+from fanet_lightning.score.curves import Floats, Ints
 from fanet_lightning.score.inputs import (
     DetectionsByImage,
     as_xywh,
@@ -45,9 +46,9 @@ class Predictions:
     """
 
     image_ids: tuple[str, ...]
-    starts: npt.NDArray[np.int64]
-    boxes_xywh: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
+    starts: Ints
+    boxes_xywh: Floats
+    scores: Floats
     missing: tuple[str, ...] = ()
 
     @classmethod
@@ -60,7 +61,7 @@ class Predictions:
         return cls(ids, starts, as_xywh(boxes_xyxy), scores, missing)
 
     @property
-    def image_of_rows(self) -> npt.NDArray[np.int64]:
+    def image_of_rows(self) -> Ints:
         """(R,) the place of the image of each row."""
         return np.repeat(np.arange(len(self.image_ids)), np.diff(self.starts))
 

@@ -15,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.curves import Floats
+from fanet_lightning.score.inputs import check_choice
 
 HOMEPAGE = "http://shuoyang1213.me/WIDERFACE/"
 FILE = Path(__file__).with_name("published_curves") / "wider_face.npz"
@@ -32,15 +33,12 @@ ALIASES = {"S3FD": "SFD", "S³FD": "SFD"}
 
 def published_methods(split: str = "val") -> dict[str, dict[str, float]]:
     """Method → setting → published AP in [0, 1], the best on ``hard`` first; InputError: another split."""
-    if split not in SPLITS:
-        raise InputError(f"split '{split}' has no published curves; choose {' or '.join(SPLITS)}")
+    check_choice("split", split, SPLITS)
     ap = {key.partition("/")[2]: own for key, own in _copy()[0].items() if key.startswith(f"{split}/")}
     return {name: dict(ap[name]) for name in sorted(ap, key=lambda name: (-ap[name]["hard"], name))}
 
 
-def published_curve(
-    method: str, split: str = "val", setting: str = "hard"
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def published_curve(method: str, split: str = "val", setting: str = "hard") -> tuple[Floats, Floats]:
     """Precision and recall, (T,) float64 each in [0, 1], read-only, at descending thresholds; T differs from curve to
     curve. Their area by :func:`fanet_lightning.score.curves.average_precision` is the published AP.
 
@@ -61,7 +59,7 @@ def method_name(method: str, split: str = "val") -> str:
 
 
 @lru_cache(maxsize=1)
-def _copy() -> tuple[Mapping[str, Mapping[str, float]], Mapping[tuple[str, str], npt.NDArray[np.float64]]]:
+def _copy() -> tuple[Mapping[str, Mapping[str, float]], Mapping[tuple[str, str], Floats]]:
     """ "split/method" → setting → AP; ("split/method", setting) → points (T, 2)."""
     with np.load(FILE) as arrays:
         ap: dict[str, dict[str, float]] = json.loads(str(arrays["header"]))["ap"]
