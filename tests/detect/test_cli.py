@@ -591,7 +591,7 @@ def test_a_bar_on_a_terminal() -> None:
 
     screen = io.StringIO()
     with Progress(4, "images", console=Console(file=screen, force_terminal=True, width=100)) as shown:
-        shown.say("error: a line above the bar")
+        shown.console.print("error: a line above the bar")
         for _ in range(4):
             shown.step()
     assert "error: a line above the bar" in screen.getvalue()

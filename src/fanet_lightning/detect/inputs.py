@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -337,15 +336,8 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
     return bytes(content)
 
 
-class Loaded(NamedTuple):
-    """``image_rgb`` (H, W, 3) uint8, upright; ``profile``: of the pixels' colors, ICC; empty for sRGB."""
-
-    image_rgb: Image8
-    profile: bytes = b""
-
-
-def load(item: Item, max_bytes: int, seconds: float) -> Loaded:
-    """Read or download (:func:`fetch_bytes`) an image and decode it; InputError: it cannot be. Called in threads."""
+def load(item: Item, max_bytes: int, seconds: float) -> tuple[Image8, bytes]:
+    """Read or download (:func:`fetch_bytes`) an image: pixels, upright, and their ICC profile, empty for sRGB."""
     if not isinstance(item.location, Path):
         content = fetch_bytes(str(item.location), max_bytes, seconds)
     else:
@@ -355,7 +347,7 @@ def load(item: Item, max_bytes: int, seconds: float) -> Loaded:
             content = item.location.read_bytes()
         except OSError as error:
             raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
-    return Loaded(decode_image_rgb(content, item.text), glance(content)[1])
+    return decode_image_rgb(content, item.text), glance(content)[1]
 
 
 def glance(content: bytes) -> tuple[int, bytes]:

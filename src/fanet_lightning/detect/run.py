@@ -20,7 +20,7 @@ from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Loaded, Sources, load
+from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Sources, load
 from fanet_lightning.detect.outputs import (
     FRAMES,
     UNFINISHED,
@@ -59,10 +59,6 @@ class Progress(progress.Progress):
         )  # fmt: skip
         self.unit, self.speed = unit, ""
         self.task = self.add_task("", total=total, speed="")
-
-    def say(self, text: str) -> None:
-        """One line for the person who waits, above the bar while there is one."""
-        self.console.print(text)
 
     def step(self) -> None:
         """One more is done."""
@@ -196,7 +192,7 @@ class Run:
     def _fail(self, item: Item, error: Exception, bar: Progress) -> None:
         """Take note of an input that cannot be done, and tell it."""
         self.failed[item.name] = reason = " ".join(str(error).split())
-        bar.say(f"error: {reason}")
+        bar.console.print(f"error: {reason}")
         bar.step()
 
     def _boxes(self, image_rgb: Image8) -> Detections:
@@ -232,7 +228,7 @@ class Run:
                     bar.step()
                     self.speed = bar.speed
 
-    def _found_images(self, loads: Iterable[tuple[Item, "Future[Loaded]"]], bar: Progress) -> Iterator[FoundImage]:
+    def _found_images(self, loads: Iterable[tuple[Item, "Future[Any]"]], bar: Progress) -> Iterator[FoundImage]:
         for item, loading in loads:
             try:
                 image_rgb, profile = loading.result()
@@ -252,9 +248,9 @@ class Run:
                 return
             self.speed = bar.speed
             for note in entry["notes"]:
-                bar.say(f"{item.text}: {note}")
+                bar.console.print(f"{item.text}: {note}")
             if entry["broken"]:
-                bar.say(f"error: {entry['broken']}; the {entry['frames']:,} frames before are kept")
+                bar.console.print(f"error: {entry['broken']}; the {entry['frames']:,} frames before are kept")
                 self.broken[item.name] = entry["broken"]
         # A broken or interrupted one starts over the next time.
         self.results.add(item, {**entry, **({"film": None} if entry["broken"] or self.interrupted else self.film)})
