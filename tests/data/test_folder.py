@@ -291,7 +291,7 @@ def test_given_labels_and_folders(tmp_path: Path) -> None:
     source = FolderSource(tmp_path / "set", "coco", train=own)
     assert by_id(source.train())["c"].path == tmp_path / "elsewhere" / "c.jpg"
     for train, says in (
-        ({"labels": "nothere.json"}, "nothere.json does not exist"),
+        ({"labels": "nothere.json"}, "nothere.json is not there"),
         ({"labels": "mine.json", "folder": "no"}, "data.train.folder="),
         ({"folder": "images"}, "data.train.labels=…"),
     ):

@@ -163,7 +163,7 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
         raise InputError(f"{where}: {first.value!r} {first.reason}{others}")
     images = inventory.images
     if not images:
-        raise InputError(f"the list of {whole} of {inventory.folder} names no image; fetch it again")
+        raise InputError(f"{whole} has no labelled image in {inventory.folder}; add some, or name them in its list")
     # One listing: asking for each file is slow on network drives.
     present = {str(inventory.folder / name) for name in walk_files(inventory.folder)}
     refuse_missing([image.path for image in images if str(image.path) not in present], len(images), whole, remedy)

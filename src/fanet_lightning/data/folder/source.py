@@ -139,8 +139,8 @@ class FolderSource:
         """Where the labels of ``train``, ``val`` or ``all`` are: as given, else in the format's usual layout."""
         labels, folder = (None if given.get(key) is None else self.root / given[key] for key in ("labels", "folder"))
         for key, path in (("labels", labels), ("folder", folder)):
-            if path is not None and not path.exists():
-                raise InputError(f"data.{part}.{key}={path} does not exist; give it relative to {self.root}")
+            if path is not None and not (path.is_dir() if key == "folder" else path.exists()):
+                raise InputError(f"data.{part}.{key}={path} is not there; give it relative to {self.root}")
         if format == "yolo":
             place = formats.yolo_place(self.root, part, folder)
         else:
