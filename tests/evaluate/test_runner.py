@@ -177,7 +177,7 @@ def test_a_network_of_ones_own_that_has_changed_starts_over(
 
 
 def test_a_photo_that_the_decoder_shrinks_has_boxes_in_its_own_pixels(tmp_path: Path) -> None:
-    """A portrait of 7.7 megapixels: the decoder halves it, the first pass sees it at √(2²⁰ / 7.68e6) = 0.3695."""
+    """A portrait of 7.7 megapixels: the decoder halves it, the first pass sees it at √(1,024 · 768 / 7.68e6) = 0.32."""
     (record,) = Source(tmp_path, [(64, 96)]).val()
     with Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))) as photograph:
         photograph.resize((2560, 3000)).save(record.path, format="JPEG")
@@ -187,8 +187,8 @@ def test_a_photo_that_the_decoder_shrinks_has_boxes_in_its_own_pixels(tmp_path: 
     expected = detector.detect(read_image_rgb(record.path), "auto")
     assert 800 < expected.boxes_xyxy[0, 2] - expected.boxes_xyxy[0, 0] < 1000
     np.testing.assert_allclose(found.detections.boxes_xyxy[0], expected.boxes_xyxy[0], atol=20)
-    assert [step.height for step in found.passes] == [1109, 450]
-    assert [step.scale for step in found.passes] == pytest.approx([1109 / 3000, 450 / 3000])
+    assert [step.height for step in found.passes] == [960, 450]
+    assert [step.scale for step in found.passes] == pytest.approx([960 / 3000, 450 / 3000])
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_an_archive_needs_every_image(tmp_path: Path) -> None:
     assert packed.boxes_xywh.tolist() == [[1, 2, 3, 4]]
     write_submission(tmp_path / "two.zip", folder, ["e/a"])
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
-    refused("1 of 2 images .*'e/b'", write_submission, tmp_path / "three.zip", folder, ["e/a", "e/b"])
+    refused("1 of 2 images .*e/b", write_submission, tmp_path / "three.zip", folder, ["e/a", "e/b"])
     refused("'e/a.txt'", write_submission, tmp_path / "three.zip", folder, ["e/c"])
     assert not (tmp_path / "three.zip").exists()
 
