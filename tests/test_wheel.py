@@ -34,21 +34,19 @@ def run(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_configuration_comes_from_inside_the_wheel(site: Path, tmp_path: Path) -> None:
-    done = run(site, tmp_path, "-c", "from fanet_lightning.cli.config import config_dir; print(config_dir())")
-    assert Path(done.stdout.strip()) == site / "fanet_lightning" / "conf"
+def test_all_files_are_inside(site: Path, tmp_path: Path) -> None:
     program = (
-        "import numpy as np, fanet_lightning; detector = fanet_lightning.FaceDetector.from_pretrained(); "
-        "detector.detect(np.zeros((64, 64, 3), np.uint8)); print(detector.source)"
+        "import numpy as np, fanet_lightning; from fanet_lightning.cli.config import config_dir; print(config_dir()); "
+        "detector = fanet_lightning.FaceDetector.from_pretrained(); print(detector.source); "
+        "detector.detect(np.zeros((64, 64, 3), np.uint8))"
     )
     done = run(site, tmp_path, "-c", program)
-    assert Path(done.stdout.strip()).parent == site / "fanet_lightning/models/shipped", done.stderr
-    assert (site / "fanet_lightning/py.typed").is_file()
-    assert (site / "fanet_lightning/score/wider_face/published_curves/wider_face.npz").is_file()
-    assert (site / "fanet_lightning/report/templates/index.html.jinja").is_file()
-    assert {path.name for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name} == {
-        "fanet_lightning"
-    }
+    package = site / "fanet_lightning"
+    conf, model = map(Path, done.stdout.splitlines())
+    assert (done.returncode, conf, model.parent) == (0, package / "conf", package / "models/shipped"), done.stderr
+    for name in ("py.typed", "score/wider_face/published_curves/wider_face.npz", "report/templates/index.html.jinja"):
+        assert (package / name).is_file()
+    assert [path for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name] == [package]
 
 
 @pytest.mark.slow
@@ -57,12 +55,6 @@ def test_verbs_run_from_an_empty_directory(site: Path, tmp_path: Path) -> None:
         done = run(site, tmp_path, "-m", "fanet_lightning", *words.split(), "--help")
         assert done.returncode == 0, done.stderr
         assert done.stdout.removeprefix("usage: ").startswith(f"fanet {words}")
-    words = ["level=1", "model.width=0.0625", "input_size=64", "batch_size=2", "epochs=1", "workers=0", "out=run",
-             "data.train_images=2", "data.val_images=2", "trainer.accelerator=cpu"]  # fmt: skip
-    done = run(site, tmp_path, "-m", "fanet_lightning.train", *words)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run/evaluation/scores.json").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]
 
 
 @pytest.mark.slow
@@ -74,9 +66,8 @@ def test_examples_of_own_parts_run_on_the_wheel(site: Path, tmp_path: Path) -> N
         r"```console\n(.*?)```", (ROOT / "examples/own_parts/README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     commands = [shlex.split(line)[1:] for line in block.splitlines()]
-    assert [words[1] for words in commands] == [
-        f"fanet_lightning.{verb}" for verb in ("train", "evaluate", "evaluate", "detect", "export")
-    ]
+    verbs = [words[1].removeprefix("fanet_lightning.") for words in commands]
+    assert verbs == ["train", "evaluate", "evaluate", "detect", "export"]
     commands[0] += ["data.drawn=[6,2]", "epochs=1", "workers=0", "trainer.accelerator=cpu"]
     commands[4] += ["rounds=1"]
     for words in commands:

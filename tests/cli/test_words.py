@@ -92,7 +92,6 @@ def test_what_nothing_reads_is_refused_by_every_verb(verb: str) -> None:
     [
         ("+optim.banana=1", r"unknown key 'optim\.banana'"),
         ("++optim.weight_dekay=1", r"unknown key 'optim\.weight_dekay': did you mean 'optim\.weight_decay'\?"),
-        ("+callbacks.x=1", r"unknown key 'callbacks\.x'"),
         ("+trainer.banana=1", r"unknown key 'trainer\.banana'"),
         ("+hydra.banana=1", r"unknown key 'hydra\.banana'"),
         ("~optim.lr", r"~optim\.lr: no key can be left out"),
@@ -101,7 +100,6 @@ def test_what_nothing_reads_is_refused_by_every_verb(verb: str) -> None:
         ("logger=true", r"logger=true: there is no such option; choose one of .*csv, "),
         ("model=null", r"model=null: something must be chosen; one of fanet, "),
         ("data=/mnt/my faces", r"data=/mnt/my faces: there is no such option; .* data\.root=DIR"),
-        ("loss={a: 1}", r"loss=\{a: 1\}: there is no such option"),
         ("data.image_width=3", r"data\.image_width=3 is of another kind"),
         ("data.image_width=[1,x]", r"data\.image_width="),
         ("optim.lr=fast", r"optim\.lr=fast is .*0\.0015"),
@@ -109,7 +107,6 @@ def test_what_nothing_reads_is_refused_by_every_verb(verb: str) -> None:
         ("model.name=null", r"model=None: choose fanet"),
         ("optim.lr=nan", r"optim\.lr=nan is "),
         ("optim.lr=null", r"optim\.lr=(null|None) is "),
-        ("level=three", r"level=three is of another kind"),
         ("seed=-1", r"seed=-1: give from 0 to 4294967295"),
         ("level=1,2", r"level=1,2 stands for several values; add -m"),
     ],
@@ -130,27 +127,17 @@ def test_a_group_may_be_switched_off_and_a_key_given_twice() -> None:
     assert composed("+trainer.max_time=00:00:01:00")["trainer"]["max_time"] == "00:00:01:00"  # type: ignore[index]
 
 
-def test_a_list_that_is_no_text_is_one_line(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_bytes(b"a.jpg\0b.jpg\0")
-    message = refusal("detect", f"source={listed}", f"out={tmp_path / 'out'}")
-    assert str(listed) in message and "not a text file" in message
+def test_several_values_are_refused_where_no_grid_can_be() -> None:
+    for verb, word in (("detect", "threshold=0,5"), ("evaluate", "protocol=original,vga640")):
+        message = refusal(verb, word)
+        assert message.startswith(f"{word} stands for several values") and "-m" not in message
 
 
-@pytest.mark.parametrize(
-    ("verb", "word"),
-    [("detect", "threshold=0,5"), ("score", "bootstrap=1,000"), ("evaluate", "protocol=original,vga640")],
-)
-def test_several_values_are_refused_where_no_grid_can_be(verb: str, word: str) -> None:
-    message = refusal(verb, word)
-    assert message.startswith(f"{word} stands for several values") and "-m" not in message
-
-
-@pytest.mark.parametrize("device", ["mps", "cuda:99", "coreml", "meta", "0"])
-def test_a_device_that_is_not_there_is_named(device: str, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
-    for verb, word in (("evaluate", "checkpoint=fanet_light"), ("detect", "source=x.jpg"), ("app", "port=0")):
-        assert re.match(rf"device={device}: .*here are cpu", refusal(verb, word, f"device={device}"))
+    for device in ("mps", "cuda:99", "meta", "0"):
+        for verb, word in (("evaluate", "checkpoint=fanet_light"), ("detect", "source=x.jpg"), ("app", "port=0")):
+            assert re.match(rf"device={device}: .*here are cpu", refusal(verb, word, f"device={device}"))
 
 
 @pytest.mark.parametrize(
@@ -179,10 +166,8 @@ def test_every_path_that_is_swept_has_a_folder_of_its_own(
 ) -> None:
     from fanet_lightning.train import __main__ as train
 
-    (tmp_path / "stand_in").write_text("#!/bin/sh\necho error: not trained\nexit 2\n")
-    (tmp_path / "stand_in").chmod(0o755)
     if launcher == "basic":
-        monkeypatch.setattr(sys, "executable", str(tmp_path / "stand_in"))
+        monkeypatch.setattr(sys, "executable", "/bin/false")
     roots = ["A/x", "B/x", "A-x", f"{'long' * 60}/x", f"{'long' * 60}/y", "it's, (1)"]
     for root in roots:
         (tmp_path / root).mkdir(parents=True)
@@ -208,7 +193,6 @@ def test_ranks_and_joblib_train_in_folders_with_odd_names(tmp_path: Path) -> Non
     done = command("train", *words, *ranks, f"out={out}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / out / "run.json").read_text())["train"]["devices"] == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [out, "data"]
     grid = ["data.root=A/x,it's (1)", "sweep=grid #1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = command("train", "-m", *words, *grid, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -231,10 +215,10 @@ def test_the_console_script_lists_verbs_and_runs_them(tmp_path: Path) -> None:
         [*VERBS, "download", "reproduce", "show"]
     )
     assert fanet("--version").stdout.startswith("fanet_lightning ")
-    done = fanet("trian")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "did you mean train" in done.stderr
-    done = fanet("score", "banana=1")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "banana" in done.stderr
+    assert fanet("train", "level=2", "--cfg", "job").stdout.startswith("level: 2\n")  # Hydra's own answer
+    for words, message in ((["trian"], "did you mean train"), (["score", "banana=1"], "banana")):
+        done = fanet(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr
 
 
 @pytest.mark.slow
@@ -242,17 +226,10 @@ def test_too_little_shared_memory_is_named_with_the_way_out(tmp_path: Path) -> N
     mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
     if subprocess.run([*mounted, "true"], capture_output=True).returncode:
         pytest.skip("no other /dev/shm can be mounted here")
-    done = subprocess.run(
-        [*mounted, sys.executable, "-m", "fanet_lightning.train", *TINY, "workers=2", "out=run"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "workers=0" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-
-
-def test_hydra_answers_its_own_flags() -> None:
-    done = command("train", "level=2", "--cfg", "job")
-    assert done.returncode == 0 and done.stdout.startswith("level: 2\n")
+    train = [*mounted, sys.executable, "-m", "fanet_lightning.train", *TINY, "workers=2", "out=run"]
+    done = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "workers=0" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fanet_lightning.doctor.checks import examine_file, examine_files
+from fanet_lightning.doctor.checks import examine_file
 from fanet_lightning.doctor.examine import detail_correlation, hamming_pairs, near_pairs, perceptual_hashes
 from tests.doctor.doctor_files import save, scene
 
@@ -26,9 +26,6 @@ def test_a_sound_file(tmp_path: Path) -> None:
     assert facts.frame == (320, 240, 1)
     assert (facts.trouble, facts.blank, facts.length) == ("", False, path.stat().st_size)
     assert facts.thumbnail is not None and facts.thumbnail.shape == (32, 32)
-    grey = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2GRAY)
-    # 320 × 240 in 32 × 32 cells of 10 × 7.5: the mean of a cell, here the four cells in the corner.
-    assert abs(float(facts.thumbnail[:2, :2].mean()) - float(grey[:15, :20].mean())) < 1
     quick = examine_file(path, decode=False)
     assert quick.thumbnail is None and (quick.frame, quick.digest) == (facts.frame, facts.digest)
 
@@ -51,15 +48,12 @@ def test_broken_files_are_told_apart(tmp_path: Path, decode: bool) -> None:
 def test_a_thumbnail_inside_does_not_hide_that_a_file_was_cut(tmp_path: Path) -> None:
     small = save(tmp_path / "small.jpg", scene(2, (60, 80))).read_bytes()
     whole = save(tmp_path / "a.jpg", scene(1)).read_bytes()
-    segment = b"\xff\xe2" + (len(small) + 2).to_bytes(2, "big") + small
-    content = whole[:2] + segment + whole[2:]
-    path = tmp_path / "b.jpg"
-    path.write_bytes(content)
-    assert examine_file(path, decode=False).trouble == ""
-    path.write_bytes(content[: len(content) - len(whole) // 3])
-    assert examine_file(path, decode=False).trouble == "unreadable"
-    path.write_bytes(whole + b"a phone's video\xff\xda")  # whatever follows the image
-    assert examine_file(path, decode=False).trouble == ""
+    content = whole[:2] + b"\xff\xe2" + (len(small) + 2).to_bytes(2, "big") + small + whole[2:]
+    # Whatever follows an image is no trouble.
+    files = (content, content[: len(content) - len(whole) // 3], whole + b"a phone's video\xff\xda")
+    for number, trouble in enumerate(("", "unreadable", "")):
+        (tmp_path / "b.jpg").write_bytes(files[number])
+        assert examine_file(tmp_path / "b.jpg", decode=False).trouble == trouble
 
 
 def test_what_only_decoding_finds(tmp_path: Path) -> None:
@@ -67,23 +61,10 @@ def test_what_only_decoding_finds(tmp_path: Path) -> None:
     Image.fromarray(scene(1)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert [examine_file(path, decode=own).trouble for own in (False, True)] == ["", "unreadable"]
-
-
-@pytest.mark.parametrize(("deviation", "blank"), [(0, True), (1, True), (6, False)])
-def test_blank_images(tmp_path: Path, deviation: int, blank: bool) -> None:
-    noise = np.random.default_rng(0).normal(120, deviation, (90, 90, 3))
-    path = save(tmp_path / "a.jpg", noise.clip(0, 255).astype(np.uint8), quality=95)
-    assert examine_file(path, decode=True).blank is blank
-
-
-def test_threads_find_the_same(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"{i}.jpg", scene(i, (24, 32))) for i in range(40)]
-    paths[7].write_bytes(b"")
-    alone, several = (examine_files([*paths, paths[0]], decode=True, workers=workers) for workers in (1, 2))
-    assert list(alone) == list(several) == paths
-    for own, other in zip(alone.values(), several.values(), strict=True):
-        assert (own.digest, own.trouble) == (other.digest, other.trouble)
-        np.testing.assert_array_equal(own.thumbnail, other.thumbnail)  # type: ignore[arg-type]
+    for deviation, blank in ((1, True), (6, False)):
+        noise = np.random.default_rng(0).normal(120, deviation, (90, 90, 3))
+        path = save(tmp_path / "a.jpg", noise.clip(0, 255).astype(np.uint8), quality=95)
+        assert examine_file(path, decode=True).blank is blank
 
 
 def test_hash_is_the_slow_one() -> None:
@@ -112,13 +93,6 @@ def test_hamming_search_finds_all_pairs(first, second, most, random) -> None:
     assert [tuple(pair) for pair in found.tolist()] == [
         (i, j) for i, a in enumerate(first) for j, b in enumerate(second) if i < j and bin(a ^ b).count("1") <= most
     ]
-
-
-def test_hamming_search_over_several_tiles() -> None:
-    hashes = np.random.default_rng(0).integers(0, 2**64, 4500, dtype=np.uint64)
-    hashes[4400] = hashes[20] ^ np.uint64(0b1011)
-    hashes[2100] = hashes[2050] ^ np.uint64(0b1)
-    assert hamming_pairs(hashes, hashes, 3).tolist() == [[20, 4400], [2050, 2100]]
 
 
 EDITS = {

@@ -47,15 +47,9 @@ def shown(seed: int = 0) -> list[Shown]:
         found = found + rng.normal(0, 6, found.shape)
         other = rng.uniform(0, 300, (rng.integers(0, 4), 2))
         rows = np.concatenate([found, np.concatenate([other, other + rng.uniform(20, 90, other.shape)], axis=1)])
-        images.append(
-            Shown(
-                f"9--Fête/{i:02d}",
-                torch.tensor(rows, dtype=torch.float32),
-                torch.tensor(rng.random(len(rows)), dtype=torch.float32),
-                torch.tensor(faces, dtype=torch.float32),
-                torch.tensor(rng.random(len(faces)) < 0.2, dtype=torch.bool),
-            )
-        )
+        scores, ignored = torch.from_numpy(rng.random(len(rows))), torch.from_numpy(rng.random(len(faces)) < 0.2)
+        boxes, annotated = torch.from_numpy(rows).float(), torch.from_numpy(faces).float()
+        images.append(Shown(f"9--Fête/{i:02d}", boxes, scores.float(), annotated, ignored))
     return images
 
 
@@ -65,15 +59,9 @@ def metrics(images: list[Shown]) -> dict[str, Any]:
     faces = [image.faces_xyxy.double().numpy() for image in images]
     ignored = [image.ignored.numpy() for image in images]
     boxes_xywh = [np.column_stack([own[:, :2], own[:, 2:] - own[:, :2]]) for own in faces]
-    ellipses = [
-        np.column_stack(
-            [
-                (own[:, 3] - own[:, 1]) / 2, (own[:, 2] - own[:, 0]) / 2, np.full(len(own), np.pi / 2),
-                (own[:, 0] + own[:, 2]) / 2, (own[:, 1] + own[:, 3]) / 2,
-            ]
-        )
-        for own in faces
-    ]  # fmt: skip
+    halves, centres = [(own[:, 2:] - own[:, :2]) / 2 for own in faces], [(own[:, :2] + own[:, 2:]) / 2 for own in faces]
+    upright = (np.full(len(own), np.pi / 2) for own in faces)
+    ellipses = [np.column_stack([half[:, ::-1], *own]) for half, *own in zip(halves, upright, centres, strict=True)]
     every = [np.ones(len(own), np.bool_) for own in faces]
     return {
         "wider": WiderFaceAP(GroundTruth(ids, boxes_xywh, {"easy": [~own for own in ignored], "hard": every})),

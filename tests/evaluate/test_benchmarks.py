@@ -25,47 +25,29 @@ def evaluate(*words: str) -> None:
 
 
 @pytest.mark.slow
-def test_fddb(checkpoint: Path, tmp_path: Path) -> None:
-    write_fddb(tmp_path / "fddb", FDDB_FACES, (120, 100))
-    out = tmp_path / "out"
-    evaluate(f"checkpoint={checkpoint}", "data=fddb", f"data.root={tmp_path / 'fddb'}", f"out={out}")
-    scores = json.loads((out / "scores.json").read_text())
-    assert (scores["benchmark"], scores["protocol"], scores["faces"]) == ("fddb", "original", {"all": 3})
-    assert scores["rules"]["detections"] == "rectangles"
-    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["fold-01-out.txt", "fold-02-out.txt"]
-    # The same files, scored by themselves, give the same numbers.
-    words = ["benchmark=fddb", f"predictions={out}", f"ground_truth={tmp_path / 'fddb'}", f"out={tmp_path / 'again'}"]
-    assert score([*words, "strict=true"]) == 0
-    again = json.loads((tmp_path / "again" / "scores.json").read_text())
-    assert all(scores[key] == again[key] for key in ("discrete", "continuous", "intervals"))
-    assert (out / "DiscROC.txt").read_text().count("\n") > 1
-    assert (out / "detections.png").stat().st_size
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "labels"), [("pascal_face", CORRECTED), ("afw", AFW_CORRECTED)])
-def test_pascal_face_and_afw(name: str, labels: str, checkpoint: Path, tmp_path: Path) -> None:
-    write_images(tmp_path / "set" / "images", list(PASCAL_FACES), (100, 120))
-    write_annotations(tmp_path / "set" / labels, PASCAL_FACES)
-    out = tmp_path / "out"
-    words = [f"checkpoint={checkpoint}", f"data={name}", f"data.root={tmp_path / 'set'}", f"out={out}"]
+@pytest.mark.parametrize(
+    ("name", "faces", "measures"),
+    [("fddb", 3, ("discrete", "continuous")), ("pascal_face", 2, ("ap",)), ("afw", 2, ("ap",))],
+)
+def test_the_test_sets(name: str, faces: int, measures: tuple[str, ...], checkpoint: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    if name == "fddb":
+        write_fddb(root, FDDB_FACES, (120, 100))
+    else:
+        write_images(root / "images", list(PASCAL_FACES), (100, 120))
+        write_annotations(root / (CORRECTED if name == "pascal_face" else AFW_CORRECTED), PASCAL_FACES)
+    words = [f"checkpoint={checkpoint}", f"data={name}", f"data.root={root}", f"out={out}"]
+    refused(f"need WIDER FACE's labels, not data={name}", verb_main.main, [*words, "attributes=true"])
+    assert not (out / "predictions").exists()
     evaluate(*words, "protocol=short640", "lower_top=0.2")
     scores = json.loads((out / "scores.json").read_text())
-    assert (scores["benchmark"], scores["protocol"], scores["faces"]) == (name, "short640", {"all": 2})
-    assert scores["made_by"]["lower_top"] == 0.2
-    if name == "pascal_face":
-        words = [f"benchmark={name}", f"predictions={out}", f"ground_truth={tmp_path / 'set'}"]
-        assert score([*words, f"out={tmp_path / 'again'}"]) == 0
-        assert scores["ap"] == json.loads((tmp_path / "again" / "scores.json").read_text())["ap"]
-
-
-def test_attributes_are_refused_where_there_are_none(checkpoint: Path, tmp_path: Path) -> None:
-    write_images(tmp_path / "set" / "images", list(PASCAL_FACES), (100, 120))
-    write_annotations(tmp_path / "set" / CORRECTED, PASCAL_FACES)
-    words = [f"checkpoint={checkpoint}", "data=pascal_face", f"data.root={tmp_path / 'set'}"]
-    words += [f"out={tmp_path / 'out'}", "attributes=true"]
-    refused("need WIDER FACE's labels, not data=pascal_face", verb_main.main, words)
-    assert not (tmp_path / "out" / "predictions").exists()
+    assert (scores["benchmark"], scores["protocol"], scores["faces"]) == (name, "short640", {"all": faces})
+    assert scores["made_by"]["lower_top"] == 0.2 and (out / "detections.png").stat().st_size
+    # The same files, scored by themselves, give the same numbers.
+    words = [f"benchmark={name}", f"predictions={out}", f"ground_truth={root}", f"out={tmp_path / 'again'}"]
+    assert score(words) == 0
+    again = json.loads((tmp_path / "again" / "scores.json").read_text())
+    assert all(scores[key] == again[key] for key in (*measures, "intervals"))
 
 
 def test_attributes_and_errors_of_synthetic_faces(

@@ -1,7 +1,6 @@
 """The report: from run folders through the real command line to the numbers on the page."""
 
 import json
-import math
 import re
 import subprocess
 import sys
@@ -17,8 +16,7 @@ from fanet_lightning.cli.provenance import locked
 from fanet_lightning.report import __main__ as report
 from fanet_lightning.report import sweep
 from fanet_lightning.report.ablation import Bounds, Estimate, Resampler, verdict
-from fanet_lightning.report.html import duration, points
-from fanet_lightning.report.runs import ROWS, STEPS, Evaluation, find_runs, group_runs
+from fanet_lightning.report.runs import Evaluation, find_runs, group_runs
 from fanet_lightning.score.bootstrap import bootstrap_ap, count_images, interval_of
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -61,26 +59,6 @@ def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
 
 
-def test_the_papers_table_and_steps() -> None:
-    assert [(row.variant, row.protocols[:1], *row.percent) for row in ROWS] == [
-        ("level1", (), 94.5, 92.9, 82.8),
-        ("s3fd_fpn", (), 94.3, 93.1, 83.8),
-        ("level2", (), 94.8, 93.6, 84.4),
-        ("level2_hl", (), 94.8, 93.6, 85.3),
-        ("level3", (), 94.7, 93.3, 84.8),
-        ("level3_hl", (), 94.8, 93.6, 85.7),
-        ("level3_context_hl", (), 95.0, 93.9, 86.7),
-        ("level3_context_hl", ("short768",), 94.8, 93.6, 88.4),
-        ("level3_context_hl", ("multiscale",), 95.6, 94.7, 89.5),
-    ]
-    assert {(step.after, step.before): step.difference_percent("hard") for step in STEPS} == {
-        ("level2", "level1"): 1.6, ("level3", "level2"): 0.4, ("level3_hl", "level2_hl"): 0.4,
-        ("level2_hl", "level2"): 0.9, ("level3_hl", "level3"): 0.9, ("level3_context_hl", "level3_hl"): 1.0,
-        ("s3fd_fpn", "level1"): 1.0, ("level2_hl", "s3fd_fpn"): 1.5, ("level3_context_hl", "s3fd_fpn"): 2.9,
-        ("level3_context_hl", "level1"): 3.9,
-    }  # fmt: skip
-
-
 @pytest.mark.slow
 def test_a_sweep_by_the_command_line_and_its_report(tmp_path: Path) -> None:
     """Hydra's multirun folder as `train -m` leaves it: tables, figures, values of scores.json."""
@@ -99,31 +77,27 @@ def test_a_sweep_by_the_command_line_and_its_report(tmp_path: Path) -> None:
     for name in ("optim.lr_hard", "learning_easy", "loss", "pr_curves_medium"):
         assert (out / f"figures/{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
-    for lr in ("0.0003", "0.003"):
-        (folder,) = runs.glob(f"*lr_{lr}_seed0")
-        ap = json.loads((folder / "evaluation/scores.json").read_text())["ap"]
-        (line,) = [line for line in text.split("###")[1].splitlines() if line.startswith(f"| {lr} ")]
-        assert [cell.split("[")[0].strip() for cell in line.split("|")[2:5]] == [f"{100 * ap[s]:.1f}" for s in SETTINGS]
+    (folder,) = runs.glob("*lr_0.003_seed0")
+    ap = json.loads((folder / "evaluation/scores.json").read_text())["ap"]
+    (line,) = [line for line in text.split("###")[1].splitlines() if line.startswith("| 0.003 ")]
+    assert [cell.split("[")[0].strip() for cell in line.split("|")[2:5]] == [f"{100 * ap[s]:.1f}" for s in SETTINGS]
     assert f"fanet train {' '.join(words[1:3])}" in source.replace("-m ", "")
     # Nothing is fetched: figures are inside.
     links = re.findall(r'<[^>]*\b(?:src|href)="([^"]*)"', source)
     assert links and all(link.startswith("data:image/svg+xml;base64,") for link in links)
-    assert not re.search(r"@import|url\(|<link|src=\"http", source)
-
-
-def test_the_report_needs_no_torch() -> None:
-    code = "import sys, fanet_lightning.report.sweep; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
 def test_what_varied_is_found(tmp_path: Path) -> None:
-    """Nested keys, one column for what changes in step; seeds, folders and threads are no settings."""
+    """Nested keys, one column for what changes in step; seeds and threads are no settings; repeats are said."""
     for number, (lr, name) in enumerate((lr, name) for lr in (0.02, 0.001) for name in ("adamw", "sgd")):
         for seed in (0, 1):
             words = [f"optim.lr={lr}", f"optim.name={name}", f"workers={number}", "input_size=128"]
             make_grid(tmp_path, words, seed=seed, folder=f"{lr}_{name}_{seed}")
-    make_grid(tmp_path, ["optim.lr=0.001", "optim.name=sgd", "input_size=256"], folder="large")
+    words = ["optim.lr=0.001", "optim.name=sgd", "input_size=256"]
+    make_grid(tmp_path, words, folder="large")
+    make_grid(tmp_path, [*words, "threads=2"], folder="again", state="failed", error="early", epoch=1)
     (group,) = group_runs(find_runs(tmp_path).runs)
+    assert group.left_out == [f"{tmp_path}/again repeats settings and seed of {tmp_path}/large, which the tables read"]
     assert {one.key: one.values for one in group.varied} == {
         "optim.lr": [0.001, 0.02], "optim.name": ["adamw", "sgd"], "input_size": [128, 256],
     }  # fmt: skip
@@ -147,14 +121,10 @@ def test_numbers_that_a_hand_can_compute(tmp_path: Path) -> None:
     assert easy[1:] == medium[1:] == hard[1:]
     assert ["best" in own.css for own in rows["lr=0.01"]].count(True) == 3
     assert list(rows)[-1] == "lr=0.0001"  # the lowest is last
-    against = dict(part.tables[1].rows)
-    assert "lr=0.1" not in against
-    _, value, word = against["lr=0.01"][:3]
-    # 12 of 40 images are found by the second alone: binomial(40, 0.3), from 6 or 7 to 17 or 18 of 40.
-    found = re.fullmatch(r"\[\+(\S+) … \+(\S+)\]", value.spread)
-    assert found is not None and float(found[1]) in (15.0, 17.5) and float(found[2]) in (42.5, 45.0)
-    assert (value.text, word.text) == ("+30.0", "higher (one seed)")
-    assert [own.text for own in against["lr=0.0001"][1:3]] == ["−25.0", "lower (one seed)"]
+    against = cells(part.tables[1])
+    assert [own[1:3] for own in against.values()] == [["+30.0", "higher (one seed)"]] * 2 + [
+        ["−25.0", "lower (one seed)"]
+    ]
     assert list(part.figures["AP against what was varied"]) == [f"optim.lr_{setting}" for setting in SETTINGS]
 
 
@@ -180,19 +150,17 @@ def test_several_seeds_have_a_mean_and_a_spread_of_their_own(tmp_path: Path) -> 
 
 def test_what_is_unfinished_or_broken_is_said(tmp_path: Path) -> None:
     lrs = {"done": 0.1, "uncounted": 0.2, "failed": 0.3, "running": 0.4, "killed": 0.5, "stopped": 0.6, "mixed": 0.7}
-    options: dict[str, dict[str, Any]] = {
-        "failed": {"state": "failed", "error": "RuntimeError: <b>out</b> of memory", "epoch": 3},
-        "running": {"state": "running", "epoch": 3}, "killed": {"state": "running", "epoch": 2},
-        "stopped": {"state": "stopped", "epoch": 5},
-    }  # fmt: skip
-    folders = {
-        name: make_grid(tmp_path, [f"optim.lr={lr}"], folder=name, **options.get(name, {})) for name, lr in lrs.items()
-    }
+    states = {"failed": ("failed", 3), "running": ("running", 3), "killed": ("running", 2), "stopped": ("stopped", 5)}
+    folders = {}
+    for name, lr in lrs.items():
+        state, epoch = states.get(name, ("finished", None))
+        error = "RuntimeError: <b>out</b> of memory" if state == "failed" else None
+        options = {"folder": name, "state": state, "epoch": epoch, "error": error}
+        folders[name] = make_grid(tmp_path, [f"optim.lr={lr}"], **options)
     (folders["done"] / "csv/metrics.csv").unlink()
     (folders["failed"] / "csv/metrics.csv").write_text("epoch\n1,2\n")
     (tmp_path / "multirun.yaml").touch()
-    (folders["done"] / "evaluation/pr_curves.npz").write_bytes(b"PK\x03\x04 cut short")
-    (folders["uncounted"] / "evaluation/per_image.npz").unlink()
+    (folders["uncounted"] / "evaluation/per_image.npz").write_bytes(b"PK\x03\x04 cut short")
     other = make_grid(tmp_path / "else", [], quality=0.3, folder="other")
     (other / "evaluation/per_image.npz").replace(folders["mixed"] / "evaluation/per_image.npz")
     (other / "run.json").unlink()
@@ -212,7 +180,7 @@ def test_what_is_unfinished_or_broken_is_said(tmp_path: Path) -> None:
     assert "&lt;b&gt;out&lt;/b&gt;" in text and "<b>out" not in text
     for name, reason in (
         ("done/csv/metrics.csv", ""), ("failed/csv/metrics.csv", " cannot be read"),
-        ("done/evaluation/pr_curves.npz", ""), ("uncounted/evaluation/per_image.npz", ""),
+        ("uncounted/evaluation/per_image.npz", ""),
         ("mixed/evaluation/per_image.npz", " is about other predictions than run.json"), ("broken/run.json", ""),
     ):  # fmt: skip
         assert f"{tmp_path}/{name}{reason}" in text
@@ -230,34 +198,20 @@ def test_without_a_score_the_validation_counts(tmp_path: Path) -> None:
 
 
 def test_other_data_protocols_and_images_are_parts_of_their_own(tmp_path: Path) -> None:
-    for lr in (0.1, 0.01, 0.001, 0.0001):
-        make_grid(tmp_path, [f"optim.lr={lr}", "epochs=40"] if lr == 0.1 else [f"optim.lr={lr}"], folder=f"a{lr}")
+    for lr in (0.1, 0.01):
+        make_grid(tmp_path, [f"optim.lr={lr}"], folder=f"a{lr}")
     make_grid(tmp_path, ["data.val_images=7"], folder="data")
     make_grid(tmp_path, ["protocol=short640"], folder="protocol")
     make_grid(tmp_path, ["data.train_images=7"], folder="train")  # a setting like others: it is scored on the same
     make_grid(tmp_path, [], folder="images", truth=one_face_each(12), predictions=finds(one_face_each(12), range(6)))
     make_grid(tmp_path, ["optim.lr=3"], folder="unscored", state="failed", epoch=1)
-    groups = group_runs(find_runs(tmp_path).runs)
-    names = [{run.folder.name for run in group.runs} for group in groups]
-    assert names[0] == {"a0.1", "a0.01", "a0.001", "a0.0001", "train", "unscored"}
-    assert sorted(names[1:], key=min) == [{"data"}, {"images"}, {"protocol"}]
-    unlike = [key for group in groups for key, *_ in group.apart]
-    assert {"data.val_images", "protocol.name", "scored images"} <= {*unlike}
     parts = built(tmp_path)
-    assert [part.letter for part in parts] == ["A", "B", "C", "D"]
+    names = [{run.folder.name for run in part.group.runs} for part in parts]
+    assert names[0] == {"a0.1", "a0.01", "train", "unscored"}
+    assert sorted(names[1:], key=min) == [{"data"}, {"images"}, {"protocol"}]
+    unlike = [key for part in parts for key, *_ in part.group.apart]
+    assert {"data.val_images", "protocol.name", "scored images"} <= {*unlike}
     assert "4 parts, because AP on other data" in sweep.page(find_runs(tmp_path), parts)
-
-
-def test_repeats_and_other_versions_are_noted(tmp_path: Path) -> None:
-    first = make_grid(tmp_path, [], folder="first")
-    make_grid(tmp_path, ["threads=2"], folder="again", state="failed", error="early", epoch=1)
-    record = json.loads((first / "run.json").read_text())
-    record["made_by"]["packages"]["fanet-lightning"] = "0.0.1"
-    (first / "run.json").write_text(json.dumps(record))
-    (part,) = built(tmp_path)
-    assert f"{tmp_path}/again repeats settings and seed of {first}, which the tables read" in part.notes
-    assert any("Recorded by fanet-lightning 0.0.1" in note for note in part.notes)
-    assert list(cells(part.costs)) == ["again", "first"]
 
 
 def test_the_papers_rows_are_next_to_ours(tmp_path: Path) -> None:
@@ -278,7 +232,6 @@ def test_the_papers_rows_are_next_to_ours(tmp_path: Path) -> None:
     assert cells(rows, "Δ")["level1 original"] == ["−44.5", "−42.9", "−32.8"]
     assert list(cells(part.tables[1])) == ["3-level + HL + context"]
     for step, ours, paper, word in (
-        ("level2-level1 hard", "+30.0", "+1.6", "shows (one seed)"),
         ("level3-level2 hard", "0.0", "+0.4", "not distinguishable"),
         ("s3fd_fpn-level1 hard", "−25.0", "+1.0", "reversed (one seed)"),
         ("s3fd_fpn-level1 easy", "−25.0", "−0.2", "shows (one seed)"),  # the paper's falls, too
@@ -293,8 +246,7 @@ def test_the_papers_rows_are_next_to_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "images", "label"),
     [
-        ([], 12, "Scored on synthetic faces, 12 images"),
-        (["data=wider_face"], 12, "Scored on WIDER FACE val, 12 images"),
+        ([], 1, "Scored on synthetic faces, 1 image,"),
         (["data=wider_face"], 3226, "Scored at original, the paper at short640"),
         (["data=wider_face", "protocol=short640"], 3226, ""),
     ],
@@ -303,7 +255,7 @@ def test_what_does_not_compare_with_the_paper_is_said(
     words: list[str], images: int, label: str, tmp_path: Path
 ) -> None:
     truth = one_face_each(images)
-    make_runs.make_run(tmp_path, "level1", words=words, truth=truth, predictions=finds(truth, range(9)))
+    make_runs.make_run(tmp_path, "level1", words=words, truth=truth, predictions=finds(truth, range(1)))
     (part,) = built(tmp_path, bootstrap=0)
     assert part.group.warning.startswith(label) and bool(part.group.warning) == bool(label)
     # One network alone is next to the paper's numbers where the data is.
@@ -322,10 +274,6 @@ def test_figures_of_a_sweep_of_three_settings(tmp_path: Path) -> None:
     # Two values of one decay are joined, the others are markers without a line to anything.
     assert axis.get_xscale() == "log" and sorted(len(line.get_xdata()) for line in lines) == [1, 1, 2]
     assert figures["optim.weight_decay_hard"].axes[0].get_xscale() == "linear"
-    (at_five,) = [line for line in figures["learning_hard"].axes[0].lines if len(line.get_xdata()) == 1]
-    assert at_five.get_marker() == "o"
-    for name, figure in figures.items():
-        assert name.startswith("pr_") or all(axis.get_legend() is None for axis in figure.axes), name
 
 
 def test_what_cannot_be_reported_is_refused(tmp_path: Path) -> None:
@@ -334,17 +282,17 @@ def test_what_cannot_be_reported_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for lr in (0.1, 0.2):
         make_grid(runs, [f"optim.lr={lr}"], folder=f"run{lr}")
-    for words, expected in (
-        ([f"runs={empty}"], f"runs={empty} holds no run.json"),
-        ([f"out={tmp_path / 'file' / 'page'}"], "Not a directory"),
+    for word, expected in (
+        (f"runs={empty}", f"runs={empty} holds no run.json"),
+        (f"out={tmp_path / 'file' / 'page'}", "Not a directory"),
         # Replaced as a whole, so what is not a report must not be there.
-        ([f"out={runs}"], "runs holds something else than a report (run0.1"),
-        (["bootstrap=-1"], "bootstrap=-1"),
-        (["baseline=banana"], "give one of 'lr=0.1', 'lr=0.2'"),
-        (["baseline=level3_context_hl"], "give one of 'lr=0.1', 'lr=0.2'"),
+        (f"out={runs}", "runs holds something else than a report (run0.1"),
+        ("bootstrap=-1", "bootstrap=-1"),
+        ("baseline=banana", "give one of 'lr=0.1', 'lr=0.2'"),
+        ("baseline=level3_context_hl", "give one of 'lr=0.1', 'lr=0.2'"),
     ):
         with pytest.raises(InputError) as error:
-            report.main([f"runs={runs}", *words] if not words[0].startswith("runs=") else words)
+            report.main([f"runs={runs}", word])
         assert expected in str(error.value)
     assert sorted(path.name for path in runs.iterdir()) == ["run0.1", "run0.2"]
 
@@ -353,34 +301,28 @@ def evaluation(quality: float, seed: int) -> Evaluation:
     truth = make_runs.synthetic_ground_truth(25)
     counts = count_images(truth, make_runs.synthetic_predictions(truth, quality, seed))
     intervals = bootstrap_ap(counts, 1)
-    return Evaluation("original", {setting: own.value for setting, own in intervals.items()}, 25, {}, counts)
+    return Evaluation("original", {setting: own.value for setting, own in intervals.items()}, 25, counts)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_intervals_are_those_of_the_bootstrap(seeds: int) -> None:
+def test_intervals_are_those_of_the_bootstrap() -> None:
     """Each run is resampled once here and combined afterwards; the bootstrap resamples both sides again."""
-    after = {seed: evaluation(0.8, seed) for seed in range(seeds)}
-    before = {seed: evaluation(0.7, seed) for seed in range(seeds)}
+    after, before = ({seed: evaluation(quality, seed) for seed in range(3)} for quality in (0.8, 0.7))
     resampler = Resampler(60)
     for setting in SETTINGS:
         sides = [[bootstrap_ap(own.counts, 60)[setting] for own in side.values()] for side in (after, before)]
         value, samples = (
-            np.mean([getattr(own, name) for own in sides[0]], axis=0)
-            - np.mean([getattr(own, name) for own in sides[1]], axis=0)
+            np.subtract(*(np.mean([getattr(own, name) for own in side], axis=0) for side in sides))
             for name in ("value", "samples")
         )
         wanted = interval_of(float(value), samples)
-        found = resampler.difference(after, before, setting)
+        found = resampler.estimate(setting, after, before)
         assert found is not None and found.over_images is not None
         assert [found.value, *found.over_images] == pytest.approx(wanted[:3], abs=1e-12)
-        own = resampler.ap({0: after[0]}, setting)
-        single = bootstrap_ap(after[0].counts, 60)[setting]
-        assert own is not None and own.over_images == (single.low, single.high)
 
 
 def test_the_interval_over_seeds_is_students() -> None:
-    values = {seed: Evaluation("original", {"hard": ap}, None, {}, {}) for seed, ap in enumerate((0.1, 0.2, 0.3))}
-    found = Resampler(10).ap(values, "hard")
+    values = {seed: Evaluation("original", {"hard": ap}, None, {}) for seed, ap in enumerate((0.1, 0.2, 0.3))}
+    found = Resampler(10).estimate("hard", values)
     assert found is not None and found.seed_sd == pytest.approx(0.1) and found.value == pytest.approx(0.2)
     # t(0.975, 2) = 4.3027 from the table; 4.3027 × 0.1 / √3 = 0.24841.
     assert found.over_seeds == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-5)
@@ -390,11 +332,9 @@ def test_the_interval_over_seeds_is_students() -> None:
 def test_runs_on_different_images_have_no_paired_interval() -> None:
     truth = one_face_each(4)
     other = GroundTruth(tuple(f"else/{i}" for i in range(4)), truth.boxes_xywh, truth.counted)
-    sides = []
-    for own in (truth, other):
-        counts = count_images(own, finds(own, range(2)))
-        sides.append({0: Evaluation("original", dict.fromkeys(SETTINGS, 0.5), 4, {}, counts)})
-    found = Resampler(10).difference(sides[0], sides[1], "hard")
+    counts = [count_images(own, finds(own, range(2))) for own in (truth, other)]
+    sides = [{0: Evaluation("original", dict.fromkeys(SETTINGS, 0.5), 4, own)} for own in counts]
+    found = Resampler(10).estimate("hard", *sides)
     assert found is not None and (found.value, found.over_images) == (0.0, None)
     assert found.missing == "scored on different images"
 
@@ -402,27 +342,15 @@ def test_runs_on_different_images_have_no_paired_interval() -> None:
 @pytest.mark.parametrize(
     ("images", "seeds", "paper", "word", "kind"),
     [
-        ((0.01, 0.02), None, 1.0, "shows (one seed)", "shows"),
         ((-0.02, -0.01), None, -1.0, "shows (one seed)", "shows"),
         ((0.01, 0.02), None, -1.0, "reversed (one seed)", "reversed"),
-        ((-0.02, -0.01), None, 1.0, "reversed (one seed)", "reversed"),
-        ((-0.01, 0.02), None, 1.0, "not distinguishable", "unclear"),
         ((0.0, 0.02), None, 1.0, "not distinguishable", "unclear"),
         ((0.01, 0.02), (0.005, 0.03), 1.0, "shows", "shows"),
         ((0.01, 0.02), (-0.005, 0.03), 1.0, "not distinguishable: seeds differ", "unclear"),
         ((0.01, 0.02), None, 0.0, "gain, paper none (one seed)", "unclear"),
-        ((-0.02, -0.01), (-0.03, -0.01), 0.0, "loss, paper none", "unclear"),
         (None, None, 1.0, "no interval: switched off", "none"),
-        ((0.01, 0.02), None, None, "higher (one seed)", "shows"),
         ((-0.02, -0.01), (-0.03, -0.01), None, "lower", "reversed"),
     ],
 )
 def test_verdicts(images: Bounds | None, seeds: Bounds | None, paper: float | None, word: str, kind: str) -> None:
     assert verdict(Estimate(0.0, {}, images, None, seeds, "switched off"), paper) == (word, kind)
-
-
-def test_numbers_as_text() -> None:
-    assert [points(value) for value in (1.04, -0.26, 0.04, -0.04)] == ["+1.0", "−0.3", "0.0", "0.0"]
-    texts = ["12 s", "1 min 01 s", "1 h 00 min", "2 h 01 min"]
-    assert [duration(seconds) for seconds in (12.4, 61, 3599.6, 7260)] == texts
-    assert duration(math.nan) == duration("soon") == "–"

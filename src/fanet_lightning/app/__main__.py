@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.protocols import build_protocol
 
-    settings = Settings(**plain(config))
+    settings = Settings(plain(config))
     build_protocol(settings.protocol)
     # What fails fast, first: loading a model takes seconds.
     free_port(settings.host, settings.port)
@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
         print(f"the page: {url} (model {settings.checkpoint}); Ctrl-C ends it", flush=True)
         if settings.host not in LOCAL_HOSTS:
             print(f"host={settings.host}: everybody who can reach this computer can open it; there is no password")
-        print(f"files of at most {settings.max_upload_mb:g} MB, deleted after {settings.keep_minutes:g} minutes",
-              flush=True)  # fmt: skip
+        print(f"files of at most {settings.max_upload_mb:g} MB, kept for {settings.keep_minutes:g} minutes", flush=True)
         ended.wait()
     print("ended; everything that was dropped on the page is deleted")
     return 0

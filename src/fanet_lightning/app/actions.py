@@ -73,11 +73,9 @@ class Actions:
     """One method for each thing that a person can do; results are written in ``folder``, inside Gradio's uploads."""
 
     def __init__(self, detector: FaceDetector, settings: Settings, folder: Path) -> None:
-        self.detector = detector
-        self.settings = settings
-        self.folder = folder
+        self.detector, self.settings, self.folder = detector, settings, folder
         # The settings that the program was started with, where their name is chosen; else the protocol as it comes.
-        self._protocols: dict[str, AnyProtocol] = {self.settings.protocol["name"]: self.settings.protocol}
+        self._protocols: dict[str, AnyProtocol] = {settings.protocol["name"]: settings.protocol}
 
     def _new(self, name: str, ending: str) -> Path:
         """A path of its own for a result that is made of ``name``, in a folder that exists."""
@@ -85,29 +83,22 @@ class Actions:
         folder.mkdir(parents=True)
         return folder / f"{Path(name).stem}{ending}"
 
-    def _detected(self, path: str, protocol: str, shown_side: int) -> PageImage:
+    def _detected(self, path: str, protocol: str, side: int) -> PageImage:
         chosen = self._protocols.get(protocol, protocol)
-        return detect_image(
-            self.detector, Path(path), chosen, max_pixels=self.settings.max_pixels, shown_side=shown_side
-        )
+        return detect_image(self.detector, Path(path), chosen, max_pixels=self.settings.max_pixels, shown_side=side)
 
     def _shown(self, image: PageImage, threshold: float, redaction: str) -> str:
         """A file of the image, drawn or redacted at the size of the page."""
         image_rgb = image.drawn(image.shown_rgb, threshold, redaction)
         return str(write_jpeg(image_rgb, self._new(image.name, "_faces.jpg"), image.profile))
 
-    def _document(self, images: list[PageImage], threshold: float, problems: list[InputError] | None = None) -> Any:
-        return document(images, round(threshold, 4), self.settings.model_name, problems or [])
-
     def find(self, path: str | None, protocol: str, threshold: float, redaction: str) -> tuple[Any, ...]:
         """An image was dropped or the protocol changed: the image for later, then as :meth:`redraw`."""
-        if path is None:
-            return None, None, hint(EMPTY), [], None
         try:
-            image = self._detected(path, protocol, SHOWN_SIDE)
+            image = None if path is None else self._detected(path, protocol, SHOWN_SIDE)
         except InputError as error:
             return None, None, problem(error), [], None
-        return image, *self.redraw(image, threshold, redaction)
+        return image, *(self.redraw(image, threshold, redaction) if image else (None, hint(EMPTY), [], None))
 
     def redraw(self, image: PageImage | None, threshold: float, redaction: str) -> tuple[Any, ...]:
         """The threshold moved, or another redaction: file of the drawn image, summary, table, JSON."""
@@ -117,28 +108,31 @@ class Actions:
             f"score {threshold:.2f} or more": counted(image.count(threshold), "face"),
             "size": f"{image.width:,} × {image.height:,} px", "network": duration(image.network_seconds),
         })  # fmt: skip
-        content = self._document([image], threshold)
+        content = document([image], threshold, self.settings.model_name)
         table = [
             [number, f"{face['score']:.4f}", *(f"{face[key]:.2f}" for key in COLUMNS[2:])]
             for number, face in enumerate(content["images"][0]["detections"], start=1)
         ]
         return self._shown(image, threshold, redaction), summary, table, content
 
-    def save_image(self, image: PageImage | None, threshold: float, redaction: str) -> str:
-        """The image at its full size, drawn or redacted; gr.Error: there is none, or its upload has been deleted."""
+    def save_image(self, image: PageImage | None, threshold: float, redaction: str) -> str | None:
+        """The image at its full size, drawn or redacted; None, and a warning: there is none, or none any more."""
         if image is None:
-            raise gr.Error("There is no image yet: drop one first.")
+            gr.Warning("There is no image yet: drop one first.")
+            return None
         try:
             image_rgb, profile = read_upload(image.path, self.settings.max_pixels)
             path = self._new(image.name, f"_{'faces' if redaction == NO_REDACTION else redaction}.jpg")
             return str(write_jpeg(image.drawn(image_rgb, threshold, redaction), path, profile, quality=95))
-        except InputError as error:
-            raise gr.Error(str(error)) from error
+        except (InputError, OSError) as error:  # OSError: more than 65,500 pixels wide or high, which JPEG has not
+            gr.Warning(str(error))
+            return None
 
-    def save_json(self, content: Any) -> str:
+    def save_json(self, content: Any) -> str | None:
         """What the page shows as JSON, as a file to save."""
         if not content:
-            raise gr.Error("There are no detections yet: drop something first.")
+            gr.Warning("There are no detections yet: drop something first.")
+            return None
         images = content.get("images", [])
         path = self._new(images[0]["image"] if len(images) == 1 else "faces", ".json")
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -148,23 +142,19 @@ class Actions:
         self, paths: list[str] | None, protocol: str, threshold: float, redaction: str
     ) -> Iterator[tuple[Any, ...]]:
         """As :meth:`find` for several images: what is for later, gallery, summary, JSON; bad ones are named."""
-        if not paths:
-            yield None, [], hint(EMPTY_SEVERAL), None
+        most = self.settings.max_images
+        if not paths or len(paths) > most:
+            text = f"{len(paths or ())} images are more than {most} at a time; take some out"
+            yield None, [], problem(text) if paths else hint(EMPTY_SEVERAL), None
             return
-        if len(paths) > self.settings.max_images:
-            text = f"{len(paths)} images are more than {self.settings.max_images} at a time; take some out"
-            yield None, [], problem(text), None
-            return
-        images: list[PageImage] = []
-        problems: list[InputError] = []
+        images, problems = list[PageImage](), list[InputError]()
         for number, path in enumerate(paths):
             yield gr.skip(), gr.skip(), working(number, len(paths), "images"), gr.skip()
             try:
                 images.append(self._detected(path, protocol, SHOWN_SIDE_OF_MANY))
             except InputError as error:
                 problems.append(error)
-        found = images, problems
-        yield found, *self.redraw_several(found, threshold, redaction)
+        yield (images, problems), *self.redraw_several((images, problems), threshold, redaction)
 
     def redraw_several(
         self, found: tuple[list[PageImage], list[InputError]] | None, threshold: float, redaction: str
@@ -183,7 +173,8 @@ class Actions:
             "without a face": f"{counts.count(0):,}",
             "network": duration(sum(image.network_seconds for image in images)),
         })  # fmt: skip
-        return gallery, "".join(map(problem, problems)) + summary, self._document(images, threshold, problems)
+        content = document(images, threshold, self.settings.model_name, problems)
+        return gallery, "".join(map(problem, problems)) + summary, content
 
     def find_in_video(
         self, path: str | None, protocol: str, threshold: float, redaction: str
@@ -194,8 +185,7 @@ class Actions:
             return
         name, limit = Path(path).name, self.settings.max_video_seconds
         out = self._new(name, f"_{'faces' if redaction == NO_REDACTION else redaction}.mp4")
-        frames: list[dict[str, Any]] = []
-        notes: list[str] = []
+        frames, notes = list[dict[str, Any]](), list[str]()
         start = reported = time.perf_counter()
         chosen = self._protocols.get(protocol, protocol)
         yield None, working(0, None, "frames"), None
@@ -205,14 +195,13 @@ class Actions:
                 expected = None if total is None else min(total, math.ceil(rate * limit))
                 for frame in reader:
                     if frame.time_seconds >= limit:
-                        notes.append(
-                            f"Only the first {limit:g} seconds; max_video_seconds=… of the program takes more."
-                        )
+                        notes = [f"Only the first {limit:g} seconds; max_video_seconds=… of the program takes more."]
                         break
                     faces = self.detector.detect(frame.image_rgb, chosen, threshold)
                     writer.write(shown(frame.image_rgb, faces, redaction), frame)
-                    seconds = round(frame.time_seconds, 4)
-                    frames.append({"frame": frame.index, "time_seconds": seconds, "detections": rows(faces)})
+                    frames.append({
+                        "frame": frame.index, "time_seconds": round(frame.time_seconds, 4), "detections": rows(faces)
+                    })  # fmt: skip
                     if time.perf_counter() - reported >= REPORT_SECONDS:
                         reported = time.perf_counter()
                         yield gr.skip(), working(len(frames), expected, "frames"), gr.skip()

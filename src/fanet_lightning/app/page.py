@@ -16,11 +16,9 @@ from fanet_lightning.detect.redaction import REDACTIONS
 
 # What a person with photos needs; the others of conf/protocol are for comparisons with papers.
 PROTOCOLS = {
-    "auto": "photos of any size",
-    "vga640": "quick, for large faces",
-    "multiscale_quick": "slow, for more small faces",
+    "auto": "photos of any size", "vga640": "quick, for large faces", "multiscale_quick": "slow, for more small faces",
     "original": "the image as it is",
-}
+}  # fmt: skip
 # Hands a file over to the reader: a link that is clicked at once. `{url, orig_name}` is what Gradio knows of it.
 SAVE = """(file) => {
   if (!file) return;
@@ -69,8 +67,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
 def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
     """The page as Gradio's ``Blocks``, not yet served; results are written in ``folder``, inside Gradio's uploads."""
     actions = Actions(detector, settings, folder)
-    seconds = settings.keep_minutes * 60
-    chosen = settings.protocol["name"]
+    seconds, chosen = settings.keep_minutes * 60, settings.protocol["name"]
     protocols = [(f"{name} – {words}", name) for name, words in PROTOCOLS.items()]
     reason = (
         "More would fill the disk of the computer that runs the page; max_upload_mb=… of the program moves the limit. "
@@ -118,11 +115,8 @@ def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
 
 
 def _as_uploaded(component: Any) -> Any:
-    """The component hands over the path of the upload and does not open the file.
-
-    Gradio's own images are decoded on the way, without EXIF orientation and with alpha gone, and a damaged one ends
-    in a message that says nothing.
-    """
+    """The component hands over the path of the upload: Gradio itself would decode images on the way, without EXIF
+    orientation and with alpha gone, and a damaged one would end in a message that says nothing."""
     component.preprocess = lambda payload: None if payload is None else payload.path
     return component
 
@@ -211,5 +205,4 @@ def _json(elem_id: str) -> Any:
 def _saves(button: Any, make: Any, inputs: list[Any]) -> None:
     """The button makes a file when it is asked for one, and the browser saves it."""
     file = gr.File(visible=False)
-    made = button.click(make, inputs, file, show_progress="hidden", **DRAWING)
-    made.success(None, file, None, js=SAVE)
+    button.click(make, inputs, file, show_progress="hidden", **DRAWING).success(None, file, None, js=SAVE)

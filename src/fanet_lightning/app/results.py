@@ -46,11 +46,9 @@ class PageImage:
 
     @property
     def name(self) -> str:
-        """What its owner calls it."""
         return self.path.name
 
     def count(self, threshold: float) -> int:
-        """How many faces have a score of at least ``threshold``."""
         return len(self.faces.above(threshold))
 
     def drawn(self, image_rgb: Image8, threshold: float, redaction: str) -> Image8:
@@ -64,18 +62,14 @@ class PageImage:
 def read_upload(path: Path, max_pixels: int) -> tuple[Image8, bytes]:
     """The pixels of an uploaded file, upright, and their ICC profile.
 
-    Raises:
-        InputError: too large (which is known before anything is decoded), not an image, damaged, or deleted since.
+    InputError: too large (which is known before anything is decoded), not an image, damaged, or deleted since.
     """
     if not path.is_file():
         raise InputError(f"{path.name} is no longer kept here; drop it again")
-    content = path.read_bytes()
-    pixels, profile = glance(content)
+    pixels, profile = glance(content := path.read_bytes())
     if pixels > max_pixels:
-        raise InputError(
-            f"{path.name} has {pixels / 1e6:,.0f} million pixels; at most {max_pixels / 1e6:g} million are taken: "
-            "shrink it first"
-        )
+        size, most = f"{pixels / 1e6:,.0f} million pixels", f"{max_pixels / 1e6:g} million"
+        raise InputError(f"{path.name} has {size}; at most {most} are taken: shrink it first")
     return decode_image_rgb(content, path.name), profile
 
 
@@ -102,13 +96,9 @@ def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:
 
 def rows(faces: Detections) -> list[dict[str, float]]:
     """Faces as plain numbers, best first: pixels with two decimals, scores with four."""
-    return [
-        {
-            "x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2),
-            "width": round(x2 - x1, 2), "height": round(y2 - y1, 2), "score": round(score, 4),
-        }
-        for (x1, y1, x2, y2), score in faces
-    ]  # fmt: skip
+    pixels = (({"x1": x1, "y1": y1, "x2": x2, "y2": y2, "width": x2 - x1, "height": y2 - y1}, score)
+              for (x1, y1, x2, y2), score in faces)  # fmt: skip
+    return [{**{key: round(own, 2) for key, own in box.items()}, "score": round(score, 4)} for box, score in pixels]
 
 
 def document(
@@ -122,15 +112,11 @@ def document(
         }
         for image in images
     ]  # fmt: skip
-    head = {"model": model, "threshold": threshold, "box_format": f"{BOX_FORMAT} picture"}
+    head = {"model": model, "threshold": round(threshold, 4), "box_format": f"{BOX_FORMAT} picture"}
     return {**head, "images": listed, **({"problems": [str(problem) for problem in problems]} if problems else {})}
 
 
 def write_jpeg(image_rgb: Image8, path: Path, profile: bytes, quality: int = 92) -> Path:
     """The image as a JPEG, in color at full resolution (4:4:4): thin colored frames stay sharp."""
-    try:
-        Image.fromarray(image_rgb).save(path, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
-    except (OSError, ValueError) as error:  # more than 65,500 pixels wide or high is beyond the format
-        size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]}"
-        raise InputError(f"an image of {size} pixels cannot be written as JPEG") from error
+    Image.fromarray(image_rgb).save(path, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
     return path

@@ -37,15 +37,9 @@ def free_port(host: str, port: int | None) -> int:
 
 @contextmanager
 def serving(detector: FaceDetector, settings: Settings) -> Iterator[str]:
-    """Serve the page as long as the block lasts.
+    """Serve the page as long as the block lasts, and give its address; InputError: the port cannot be had.
 
     Everything that the page is given or makes is in a folder of this process alone, which is gone afterwards.
-
-    Yields:
-        Its address.
-
-    Raises:
-        InputError: the port cannot be had.
     """
     port = free_port(settings.host, settings.port)
     folder = Path(tempfile.mkdtemp(prefix="fanet_app_"))

@@ -1,62 +1,30 @@
-"""``conf/app.yaml``, checked: limits, and where the page's controls stand at first."""
+"""The keys of ``conf/app.yaml``, checked: limits, and where the page's controls stand at first."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.detect.protocols import protocol_settings
-from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
+from fanet_lightning.cli.errors import check_values, is_whole
 
 # The ends of the threshold's slider. Faces below the lowest are not looked for: most of them are none.
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.1, 0.99
-_ANY = float("inf")
-# Least and greatest value; whole numbers where the least is one.
-_RANGES: dict[str, tuple[float, float]] = {
-    "port": (0, 65535), "threshold": (LOWEST_THRESHOLD, HIGHEST_THRESHOLD), "max_pixels": (1, _ANY),
-    "max_images": (1, _ANY), "queue": (1, _ANY), "max_upload_mb": (0.01, _ANY), "max_video_seconds": (0.01, _ANY),
-    "keep_minutes": (0.01, _ANY),
-}  # fmt: skip
+_LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("a whole number from 0 to 65535", lambda v: is_whole(v, 0) and v <= 65535, "port"),
+    ("a number from 0.1 to 0.99", lambda v: LOWEST_THRESHOLD <= v <= HIGHEST_THRESHOLD, "threshold"),
+    ("a whole number of at least 1", lambda v: is_whole(v, 1), "max_pixels max_images queue"),
+    ("a number of at least 0.01", lambda v: v >= 0.01, "max_upload_mb max_video_seconds keep_minutes"),
+)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The keys of ``conf/app.yaml``; a megabyte is 2²⁰ bytes, as the browser's own message counts.
+class Settings(SimpleNamespace):
+    """Each key by its name; InputError: a value outside its range.
 
-    Raises:
-        InputError: a value outside its range.
+    ``model_name``: of a path only the last part; ``max_bytes`` of one file: a megabyte is 2²⁰, as browsers count.
     """
 
-    checkpoint: str = "fanet_light"
-    host: str = "127.0.0.1"
-    port: int | None = 7860
-    open_browser: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    threshold: float = DEFAULT_THRESHOLD
-    protocol: Mapping[str, Any] = field(default_factory=lambda: protocol_settings(DEFAULT_PROTOCOL))
-    max_upload_mb: float = 100
-    max_pixels: int = 50_000_000
-    max_images: int = 30
-    max_video_seconds: float = 60
-    keep_minutes: float = 30
-    queue: int = 20
-
-    def __post_init__(self) -> None:
-        for key, (least, most) in _RANGES.items():
-            value = getattr(self, key)
-            whole = isinstance(least, int)
-            if value is not None and (not least <= value <= most or (whole and not isinstance(value, int))):
-                raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number from {least:g} to {most:g}")
-
-    @property
-    def model_name(self) -> str:
-        """What the page and its JSON call the model: of a path only the last part."""
-        path = Path(self.checkpoint)
-        return path.name if path.exists() else self.checkpoint
-
-    @property
-    def max_bytes(self) -> int:
-        """Of one uploaded file."""
-        return int(self.max_upload_mb * 2**20)
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        check_values(options, *_LIMITS)
+        path = Path(options["checkpoint"])
+        name = path.name if path.exists() else options["checkpoint"]
+        super().__init__(**options, model_name=name, max_bytes=int(options["max_upload_mb"] * 2**20))

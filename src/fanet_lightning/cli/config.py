@@ -57,10 +57,7 @@ LONGEST_NAME = 150
 def config_dir() -> Path:
     """The folder ``conf``: the copy inside the installed package, else the one of the checkout."""
     package = Path(__file__).resolve().parents[1]
-    for candidate in (package / "conf", package.parents[1] / "conf"):
-        if (candidate / "train.yaml").is_file():
-            return candidate
-    raise InputError(f"no configuration folder at {package / 'conf'}; install the package again")
+    return package / "conf" if (package / "conf/train.yaml").is_file() else package.parents[1] / "conf"
 
 
 def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "vgg") -> str:
@@ -146,19 +143,21 @@ def read_words(
     Text stands for itself, whatever Hydra's grammar makes of its signs, with ``~`` for the home folder. ``null`` and
     ``${…}`` keep their meaning, quotes around all of it are taken off, and in a sweep commas separate values.
 
-    Raises:
-        InputError: what is not ``key=value``, an unknown key, group or option, a value of the wrong type, several
-            values outside a sweep; one line, with the nearest known key.
+    InputError: what is not ``key=value``, an unknown key, group or option, a value of the wrong type, several values
+    outside a sweep; one line, with the nearest known key.
     """
     typed: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        problem = None
         if key.startswith("~") and (equals or "/" not in word):
-            raise InputError(f"{word}: no key can be left out; give it another value instead")
-        if not equals or key.startswith("-"):
-            raise InputError(f"'{word}' is not key=value; --help lists the keys")
-        if value.strip() in ("", "''", '""'):
-            raise InputError(f"{word}: nothing stands behind the =; give a value, null for none")
+            problem = f"{word}: no key can be left out; give it another value instead"
+        elif not equals or key.startswith("-"):
+            problem = f"'{word}' is not key=value; --help lists the keys"
+        elif value.strip() in ("", "''", '""'):
+            problem = f"{word}: nothing stands behind the =; give a value, null for none"
+        if problem:
+            raise InputError(problem)
         typed.pop(key.lstrip("+"), None)
         typed[key.lstrip("+")] = value
     for group in LABELS:
@@ -174,14 +173,11 @@ def read_words(
     # What takes a key is known once its class is.
     for key, value in sorted(typed.items(), key=lambda item: not item[0].endswith("._target_")):
         target, argument = _target_above(config, key)
-        swapped = key.removesuffix(argument) + "_target_" in typed and argument != "name"
-        if target is not None and (key not in known or swapped):
-            if not _takes(target, key, argument):
-                raise InputError(f"unknown key '{key}': {target} takes no argument of that name")
-        elif key not in known and not _is_free(config, key):
+        swapped = target and key.removesuffix(argument) + "_target_" in typed and argument != "name"
+        if (key not in known or swapped) and not _is_free(config, key):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else "--help lists the keys"
-            raise InputError(f"unknown key '{key}': {hint}")
+            raise InputError(f"unknown key '{key}': {f'{target} takes no argument of that name' if target else hint}")
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         one = _value(key, value, default if key in known else FREE, is_sweep)
         if not one.values:
@@ -235,9 +231,8 @@ def hydra_text(value: str | bool | None) -> str:
 def groups_of(config_name: str) -> dict[str, str | None]:
     """The groups of ``conf/<config_name>.yaml`` and the option that each has by default."""
     content: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{config_name}.yaml"))
-    return {
-        key: value for entry in content.get("defaults", []) if isinstance(entry, dict) for key, value in entry.items()
-    }
+    entries = (entry for entry in content.get("defaults", []) if isinstance(entry, dict))
+    return {key: value for entry in entries for key, value in entry.items()}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -263,9 +258,8 @@ def made(key: str, node: Any, *args: Any, **kwargs: Any) -> Any:
 def own(key: str, group: Mapping[str, Any], kind: type | tuple[type, ...]) -> Any:
     """What the class at ``_target_`` makes of those of a group's settings that it takes; ``name`` is a label alone.
 
-    Raises:
-        InputError: it cannot be imported, is no ``kind`` (nothing else is called: checkpoints name classes), or refuses
-            its arguments; names ``key``.
+    InputError with ``key``: it cannot be imported, is no ``kind`` (nothing else is called: checkpoints name classes),
+    or refuses its arguments.
     """
     target = str(group["_target_"])
     try:
@@ -281,9 +275,8 @@ def own(key: str, group: Mapping[str, Any], kind: type | tuple[type, ...]) -> An
 def _accepted(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that the object at ``target`` takes as keyword arguments."""
     parameters = signature(get_object(target)).parameters
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return dict(values)
-    return {name: value for name, value in values.items() if name in parameters}
+    takes_all = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in values.items() if takes_all or name in parameters}
 
 
 @lru_cache(maxsize=32)
@@ -318,17 +311,16 @@ def _option(group: str, typed: str, default: str | None) -> Word:
     values: list[Any] = [typed if override is None else override.value()]
     texts = []
     for each in list(override.sweep_iterator()) if is_swept else values:
-        if each is None or each is False:
-            if "none" not in options and default is not None:
-                raise InputError(f"{group}={typed}: something must be chosen; one of {', '.join(options)}")
-            texts.append("none" if "none" in options else "null")
-            continue
-        names = each if isinstance(each, list) else [each if is_swept else typed]
+        switched_off = each is None or each is False
+        names = each if isinstance(each, list) else ["none" if switched_off else each if is_swept else typed]
         names = [name.text if isinstance(name, QuotedString) else str(name) for name in names]
-        for name in names:
-            if name not in options:
-                folder = "; data.root=DIR names a folder" if re.search(r"[/\\~.]", name) and group == "data" else ""
-                raise InputError(f"{group}={name}: there is no such option; choose one of {', '.join(options)}{folder}")
+        if switched_off and default is None and "none" not in options:
+            names = ["null"]
+        elif unknown := [name for name in names if name not in options]:
+            hint = "; data.root=DIR names a folder" if group == "data" and re.search(r"[/\\~.]", unknown[0]) else ""
+            reason = "something must be chosen; one of" if switched_off else "there is no such option; choose one of"
+            given = typed if switched_off else unknown[0]
+            raise InputError(f"{group}={given}: {reason} {', '.join(options)}{hint}")
         texts.append(f"[{','.join(names)}]" if isinstance(each, list) else names[0])
     return Word(group, tuple(texts), f"{group}={','.join(texts)}", is_swept, is_group=True)
 
@@ -344,7 +336,12 @@ _PIECE = re.compile(r"""\s*(?:(['"]).*?\1\s*(?=,|$)|(?:[\[({][^][(){}]*[\])}]|[^
 
 def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
     """``key=value`` read by what the key holds: text, a list of texts, or anything that Hydra's grammar has."""
-    of_text, of_texts = _holds_text(key, default), _holds_texts(key, default)
+    is_other = key in (*NOT_TEXT, *TEXT_LISTS, *NODES) or default is FREE
+    of_text = not is_other and (isinstance(default, str) or (default is None and not key.startswith(NOT_OURS)))
+    is_list = OmegaConf.is_list(default) and not key.startswith(NOT_OURS)
+    of_texts = (is_list and all(isinstance(item, str) for item in default)) or (
+        key in TEXT_LISTS and not isinstance(default, bool)  # detect's scores are true or false
+    )
     override = _parsed(typed)
     swept = override is not None and override.is_sweep_override()
     # Hydra's ways to name several values: choice(a,b), range(3), interval(0,1) …
@@ -358,8 +355,6 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
         values = [Override._convert_value(value) for value in values]
         if isinstance(default, bool):
             values = [BOOLEANS.get(str(value).lower(), value) for value in values]
-            if wrong := [value for value in values if not isinstance(value, bool)]:
-                raise InputError(f"{key}={wrong[0]} is neither true nor false")
             typed = typed if is_function else ",".join(map(hydra_text, values))
         return Word(key, tuple(map(str, values) if of_text else values), f"{key}={typed}", swept)
     pieces = _pieces(typed) if is_sweep else [typed]
@@ -380,18 +375,6 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
 
 def _pieces(text: str) -> list[str]:
     return [piece[0] for piece in _PIECE.finditer(text) if piece[0].strip()]
-
-
-def _holds_text(key: str, default: Any) -> bool:
-    if key in (*NOT_TEXT, *TEXT_LISTS, *NODES) or default is FREE:
-        return False
-    return isinstance(default, str) or (default is None and not key.startswith(NOT_OURS))
-
-
-def _holds_texts(key: str, default: Any) -> bool:
-    is_list = OmegaConf.is_list(default) and not key.startswith(NOT_OURS)
-    is_named = key in TEXT_LISTS and not isinstance(default, bool)  # detect's scores are true or false
-    return is_named or (is_list and all(isinstance(item, str) for item in default))
 
 
 def _is_list(text: str) -> bool:
@@ -435,16 +418,18 @@ def _is_free(config: DictConfig, key: str) -> bool:
     """Whether it is no key of the configuration and read all the same: by the Trainer, Hydra, a ``_target_``."""
     above, _, name = key.rpartition(".")
     group, _, entry = above.partition(".")
+    target, argument = _target_above(config, key)
     if above == "trainer" and name not in config.get("trainer", {name: None}):
-        return _takes("pytorch_lightning.Trainer", key, name)
+        target, argument = "pytorch_lightning.Trainer", name
+    if target is not None:
+        accepted = argument.partition(".")[0]
+        try:
+            return accepted in _accepted(target, {accepted: None})
+        except Exception as error:  # whatever importing somebody's module raises
+            raise _not_found(key.removesuffix(f".{argument}"), target, error) from error
     if name == "_target_" and group in config:
         return above in SWAPPED or (group in COLLECTIONS and bool(entry) and "." not in entry)
-    target, argument = _target_above(config, key)
-    if target is not None:
-        return _takes(target, key, argument)
-    if not key.startswith("hydra.") or "hydra" not in config:
-        return False
-    node = OmegaConf.select(config, above, throw_on_resolution_failure=False)
+    node = OmegaConf.select(config, above, throw_on_resolution_failure=False) if key.startswith("hydra.") else None
     return isinstance(node, DictConfig) and name not in node and OmegaConf.get_type(node) is dict
 
 
@@ -460,14 +445,6 @@ def _target_above(config: DictConfig, key: str) -> tuple[str | None, str]:
     return None, argument
 
 
-def _takes(target: str, key: str, argument: str) -> bool:
-    name = argument.partition(".")[0]
-    try:
-        return name in _accepted(target, {name: None})
-    except Exception as error:  # whatever importing somebody's module raises
-        raise _not_found(key.removesuffix(f".{argument}"), target, error) from error
-
-
 def _not_found(key: str, target: str, error: BaseException) -> InputError:
     why = f"cannot be imported ({first_line(error.__cause__ or error)})"
     return InputError(f"{key}._target_={target} {why}; run where its module is, or put that folder on PYTHONPATH")
@@ -475,16 +452,18 @@ def _not_found(key: str, target: str, error: BaseException) -> InputError:
 
 def _check_kind(key: str, default: Any, value: Any) -> None:
     """InputError: the value is of another kind than what the key has by default."""
-    if OmegaConf.is_dict(default) and not OmegaConf.is_dict(value):
-        below = f"{key.replace('.', '/')}={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
-        raise InputError(f"{key}={value}: {key} has keys below it; write {below}")
-    if key in NODES and value is not None and not (OmegaConf.is_dict(value) and "_target_" in value):
-        raise InputError(f"{key}={value}: name a class with {key}._target_=…")
-    if OmegaConf.is_dict(default) or key in NODES or key.startswith(NOT_OURS):
-        return
-    is_list = OmegaConf.is_list(value)
+    is_list, is_dict = OmegaConf.is_list(value), OmegaConf.is_dict(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if value is None:
+    reason = f" is of another kind than its default, {default}"
+    if OmegaConf.is_dict(default):
+        fits = is_dict
+        below = f"{key.replace('.', '/')}={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
+        reason = f": {key} has keys below it; write {below}"
+    elif key in NODES:
+        fits, reason = value is None or (is_dict and "_target_" in value), f": name a class with {key}._target_=…"
+    elif key.startswith(NOT_OURS):
+        fits = True
+    elif value is None:
         fits = default is None or key in NULL_TOO or (isinstance(default, str) and key not in NEVER_NULL)
     elif key in ("loss.weights", "model.block_channels", "redact_regions"):
         fits = is_list or (is_number and key == "model.block_channels")
@@ -500,7 +479,7 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     else:
         fits = not OmegaConf.is_config(value) or key in TEXT_LISTS
     if not fits:
-        raise InputError(f"{key}={value} is of another kind than its default, {default}")
+        raise InputError(f"{key}={value}{reason}")
 
 
 def _one_line(error: BaseException) -> str:
@@ -510,12 +489,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _dotted(node: object, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    keys = []
-    for key, value in node.items():
-        keys += [f"{prefix}{key}", *_dotted(value, f"{prefix}{key}.")]
-    return keys
+    items = node.items() if isinstance(node, dict) else ()
+    return [own for key, value in items for own in (f"{prefix}{key}", *_dotted(value, f"{prefix}{key}."))]
 
 
 def choices_text(config_name: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from fanet_lightning.cli.errors import InputError, counted
+from fanet_lightning.cli.errors import InputError, check_values, counted
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -40,8 +40,7 @@ def _cpu_multiplies_bf16() -> bool:
 def resolve_device(device: str) -> str:
     """``auto`` → ``cuda`` where there is one, else ``cpu``; anything else stays.
 
-    Raises:
-        InputError: no device's name, or a device that this machine, or this PyTorch, has not.
+    InputError: no device's name, or a device that this machine, or this PyTorch, has not.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,8 +55,8 @@ def resolve_device(device: str) -> str:
 
 def precision_on(precision: str, device: str) -> str:
     """``auto`` → what the device is good at (:func:`resolve_precision`); InputError: an unknown precision."""
-    if precision not in ("auto", "32-true", "bf16-mixed"):
-        raise InputError(f"precision={precision} is unknown; take auto, 32-true or bf16-mixed")
+    known = ("auto", "32-true", "bf16-mixed")
+    check_values({"precision": precision}, (" or ".join(known), known.__contains__, "precision"))
     return resolve_precision(precision, device.split(":")[0])
 
 

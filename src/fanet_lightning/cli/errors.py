@@ -1,6 +1,7 @@
-"""InputError, and what messages share: words, packages that are missing, whole numbers."""
+"""InputError, and what messages share: words, packages that are missing, the checks of values."""
 
 import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -32,8 +33,8 @@ def first_line(error: BaseException) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 file``, ``2,018 files``: for nouns that take an s."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """``1 file``, ``2,018 files``, ``3 boxes``."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('x') else 's'}"
 
 
 def size_text(size_bytes: float) -> str:
@@ -48,3 +49,24 @@ def size_text(size_bytes: float) -> str:
 def is_whole(value: Any, least: float) -> bool:
     """Whether a value is a whole number of at least so much; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def as_given(value: Any) -> Any:
+    """As it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
+def check_values(settings: Mapping[str, Any], *limits: tuple[str, Callable[[Any], bool], str]) -> None:
+    """InputError: a value, or one of a list, is not null and not as its limit says.
+
+    A limit is what to give, in words; whether a value fits; and the keys, with blanks between, that it holds for.
+    """
+    for allowed, fits, keys in limits:
+        for key in keys.split():
+            value = settings.get(key)
+            try:
+                fine = value is None or all(map(fits, value if isinstance(value, list) else [value]))
+            except TypeError:  # of another type
+                fine = False
+            if not fine:
+                raise InputError(f"{key}={as_given(value)}: give {allowed}")

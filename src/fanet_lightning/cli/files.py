@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -60,22 +60,23 @@ def check_writable(folder: Path, key: str = "out") -> None:
         # Asking for permission is not enough: the file system may be read-only, or full.
         Path(tempfile.mkdtemp(dir=existing, prefix=".fanet_")).rmdir()
     except OSError as error:
-        raise InputError(
-            f"{key}={folder}: cannot write in {existing} ({error.strerror}); choose another {key}"
-        ) from error
+        reason = f"cannot write in {existing} ({error.strerror})"
+        raise InputError(f"{key}={folder}: {reason}; choose another {key}") from error
 
 
-def check_names_free(folder: Path, patterns: Iterable[str], what: str, key: str = "out") -> None:
+def check_names_free(folder: Path, patterns: Iterable[str], what: str) -> None:
     """InputError for a folder of something else that has a name, by glob patterns, of what is about to be written."""
     for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
         if not (path.is_dir() and not any(path.iterdir())):
-            raise InputError(
-                f"{key}={folder}: {path.name} is there and not of {what}; move it away, or give another {key}"
-            )
+            raise InputError(f"out={folder}: {path.name} is there and not of {what}; move it away, or give another out")
 
 
-def check_replaceable(folder: Path, what: str, is_own: Callable[[Path], bool]) -> None:
-    """InputError for a folder that :func:`replaced_folder` would replace although an entry is not ``is_own``."""
+def check_replaceable(folder: Path, what: str, own: Sequence[str] | Callable[[Path], bool]) -> None:
+    """InputError for a folder that :func:`replaced_folder` would replace although an entry is not its ``own``.
+
+    Names: the first is a file without which none of the others is.
+    """
+    is_own = own if callable(own) else lambda entry: entry.name in own and (folder / own[0]).is_file()
     entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
     foreign = next((path.name for path in entries if path == folder or not is_own(path)), None)
     if foreign is not None:
@@ -103,12 +104,10 @@ def lines_of(path: Path, what: str, remedy: str) -> list[str]:
 
 
 # What data/images.py decodes, by the extensions in use.
-IMAGE_EXTENSIONS = frozenset(
-    (
-        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
-        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".mpo", ".avif",
-    )
-)  # fmt: skip
+IMAGE_EXTENSIONS = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".jp2", ".j2k", ".tga", ".mpo", ".avif",
+})  # fmt: skip
 
 
 def has_image_extension(name: str) -> bool:
@@ -121,22 +120,16 @@ def without_extension(name: str) -> str:
     return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
 
 
-def walk_files(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+def walk_files(folder: Path) -> Iterator[str]:
     """Names of all files below a folder, relative, POSIX slashes; hidden files and folders are left out."""
-    try:
-        status = folder.stat()
-        place = (status.st_dev, status.st_ino)
-        if place in seen:  # a link back to a folder above
-            return
-        with os.scandir(folder) as entries:
-            listed = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    except OSError:
-        return
-    for name, is_folder in listed:
-        if is_folder:
-            yield from walk_files(folder / name, f"{prefix}{name}/", seen | {place})
-        else:
-            yield prefix + name
+    for place, folders, files in os.walk(folder, followlinks=True):
+        below = [Path(place, name) for name in folders if not name.startswith(".")]
+        # No link back to a folder above.
+        folders[:] = [
+            own.name for own in below if not (own.is_symlink() and Path(place).resolve().is_relative_to(own.resolve()))
+        ]
+        prefix = "" if Path(place) == folder else f"{Path(place).relative_to(folder).as_posix()}/"
+        yield from (prefix + name for name in files if not name.startswith("."))
 
 
 def read_image_list(path: Path) -> list[tuple[int, str]]:
@@ -162,17 +155,9 @@ def find_listed(
 ) -> list[tuple[int, str, str | None]]:
     """The images that a list (:func:`read_image_list`) means: (line number from 1, the line, its image id or None).
 
-    A line is an image id, or the path of an image as ``find`` writes it: absolute, or relative to the list's folder,
-    the working folder, ``root`` or ``folder``. The extension and the slashes' direction may differ.
-
-    Args:
-        path: the list.
-        ids: of all images, relative to their folder, without extension.
-        folder: of the images. Where it is not known, leading folders of a line may be any.
-        root: of the data set.
-
-    Raises:
-        InputError: two lines that mean the same image.
+    A line is one of ``ids``, or the path of an image as ``find`` writes it: absolute, or relative to the list's folder,
+    the working folder, ``root`` of the data set or ``folder`` of the images; where that is not known, any leading
+    folders. The extension and the slashes' direction may differ. InputError: two lines that mean the same image.
     """
     lines, known = dict[str, int](), set(ids)
     found: list[tuple[int, str, str | None]] = []
@@ -180,10 +165,8 @@ def find_listed(
         meant = _meant(written, Path(path).parent, folder, root)
         own_id = next((name for each in meant for name in (each, without_extension(each)) if name in known), None)
         if own_id is not None and lines.setdefault(own_id, number) != number:
-            raise InputError(
-                f"{path}:{number}: '{written}' is the image {own_id}, which is in line {lines[own_id]} already; keep "
-                "one of them"
-            )
+            where = f"is the image {own_id}, which is in line {lines[own_id]} already"
+            raise InputError(f"{path}:{number}: '{written}' {where}; keep one of them")
         found.append((number, written, own_id))
     return found
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning.cli.config import choices_text, compose_config, config_dir, keys_text, read_words
-from fanet_lightning.cli.errors import InputError, is_whole
+from fanet_lightning.cli.errors import InputError, check_values, is_whole
 
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C, 141 for a reader that has left.
 BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
@@ -42,12 +43,9 @@ VERBS = {
 
 # Modules of the verbs that are no package or file of their name in the root.
 MODULES = {
-    "download": "data.download",
-    "package": "models.packaging",
-    "reproduce": "train.reproduce",
-    "show": "data.show",
+    "download": "data.download", "package": "models.packaging", "reproduce": "train.reproduce", "show": "data.show",
     "workspace": "train.workspace",
-}
+}  # fmt: skip
 
 # Verbs from here, keys and their options from Hydra; where neither fits, bash offers files.
 BASH = """_fanet() {{
@@ -123,9 +121,8 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
     if answered(config_name, argv, usage):
         return None
     config = compose_config(config_name, argv)
-    missing = [key for key in required if OmegaConf.is_missing(config, key) or config[key] is None]
-    if missing:
-        raise InputError(f"{' and '.join(f'{key}=…' for key in missing)} must be given; {usage.splitlines()[0]}")
+    if missing := [f"{key}=…" for key in required if OmegaConf.is_missing(config, key) or config[key] is None]:
+        raise InputError(f"{' and '.join(missing)} must be given; {usage.splitlines()[0]}")
     return config
 
 
@@ -150,7 +147,6 @@ def answered(config_name: str, argv: Sequence[str], usage: str, *, with_hydra: b
 
 
 def check_whole(config: DictConfig, **least: int) -> None:
-    """InputError: a key is no whole number of at least so much."""
-    for key, smallest in least.items():
-        if not is_whole(config[key], smallest):
-            raise InputError(f"{key}={config[key]} is no whole number of at least {smallest}")
+    """InputError: a key is not null and no whole number of at least so much."""
+    for key, number in least.items():
+        check_values(config, (f"a whole number of at least {number}", partial(is_whole, least=number), key))

@@ -28,9 +28,10 @@ from urllib.parse import quote, unquote
 
 from filelock import FileLock, Timeout
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, as_given
 from fanet_lightning.cli.files import lines_of, replaced
 
+PACKAGES = ("fanet-lightning", "numpy", "scipy")
 RECORD_FILE, LOG_FILE = "run.json", "train.log"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.holder"
 VERSION = 1
@@ -132,7 +133,8 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
             settings["cache"] = settings["cache_side"] = None
         if settings["init"] is not None or settings.get("weights") not in (None, "none"):
             settings["model.normaliser"] = None  # whatever was configured, it came with the weights
-    keys = [key for key in dict.fromkeys([*a, *b]) if not _is_circumstance(key)]
+    circumstances = tuple(f"{key}." for key in CIRCUMSTANCES)
+    keys = [key for key in dict.fromkeys([*a, *b]) if not f"{key}.".startswith(circumstances)]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 
 
@@ -142,24 +144,12 @@ def refuse_other_settings(what: str, before: Mapping[str, Any], now: Mapping[str
         raise InputError(f"{what} with {key}={as_given(old)}, this one has {key}={as_given(new)}; {remedy}")
 
 
-def as_given(value: Any) -> Any:
-    """As it is written on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-
-
-def _is_circumstance(key: str) -> bool:
-    return key in CIRCUMSTANCES or ("." in key and _is_circumstance(key.rpartition(".")[0]))
-
-
 def as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of nested settings of an earlier version, with what that version did without and today's classes."""
     copy: dict[str, Any] = deepcopy(dict(settings))
     for key, value in LATER_SETTINGS.items():
-        node, name = copy, key
-        if "." in key:
-            group, name = key.split(".")
-            node = copy.get(group) or {}
-        node.setdefault(name, value)
+        group, _, name = key.rpartition(".")
+        ((copy.get(group) or {}) if group else copy).setdefault(name, value)
     for node in copy.values():
         if isinstance(node, dict) and "_target_" in node:
             node["_target_"] = RENAMED_TARGETS.get(node["_target_"], node["_target_"])
@@ -172,9 +162,8 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}.")
-        elif key == "_target_":
-            found[f"{prefix}{key}"] = RENAMED_TARGETS.get(value, value)
         else:
+            value = RENAMED_TARGETS.get(value, value) if key == "_target_" else value
             found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return found
 
@@ -258,13 +247,11 @@ def locked(folder: Path, what: str = "run", patience_seconds: float = 0.0) -> It
 
 def state_now(folder: Path, record: RunRecord) -> State:
     """The record's state; ``interrupted`` where it says ``running`` and no process holds the folder."""
-    if record.state != "running":
-        return record.state
-    try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
-            return "interrupted"
-    except OSError:  # held (filelock's Timeout is one), or a folder that may only be read
-        return "running"
+    with suppress(OSError):  # held (filelock's Timeout is one), or a folder that may only be read
+        if record.state == "running":
+            with FileLock(folder / LOCK_FILE, timeout=0):
+                return "interrupted"
+    return record.state
 
 
 def is_first_process() -> bool:
@@ -303,13 +290,10 @@ class TrainedOn:
     @property
     def warning(self) -> str | None:
         """One line for the person at the command line; None where no scored image was trained on."""
-        if not self.count:
-            return None
         verb = "was" if self.count == 1 else "were"
-        return (
-            f"{self.count:,} of {self.images:,} scored images {verb} trained on; these numbers say nothing about "
-            f"unseen images (the first is {self.first})"
-        )
+        seen = f"{self.count:,} of {self.images:,} scored images {verb} trained on"
+        about = f"these numbers say nothing about unseen images (the first is {self.first})"
+        return f"{seen}; {about}" if self.count else None
 
 
 def trained_on(
@@ -374,34 +358,29 @@ def read_training_images(path: Path) -> tuple[list[TrainingImages], Split]:
     """
     lines = iter(lines_of(path, f"the list of training images {path}", "give a text file with one image a line"))
     scored: Split = (None, None)
-    parts, foreign = list[TrainingImages](), list[str]()
+    parts, foreign, problem = list[TrainingImages](), list[str](), ""
     for line in lines:
         heading = _HEADING.match(line)
         if heading is None:
-            if image_id := "" if line[:1] == "#" else line.partition(" #")[0].strip():
-                foreign.append(image_id)
+            foreign.append("" if line[:1] == "#" else line.partition(" #")[0].strip())
             continue
         data, split = (None if text == _UNKNOWN else unquote(text) for text in heading.group(2, 3))
         if heading[1] == "scored":
             scored = (data, split)
             continue
-        count = int(heading[4] or 0)
-        parts.append(TrainingImages(data, split, tuple(islice(lines, count))))
-        if len(parts[-1].image_ids) < count:
-            raise InputError(f"{path}: fewer images than '{line}' says; the list is damaged, write it again")
-    parts = [part for part in [TrainingImages(None, None, tuple(foreign)), *parts] if part.image_ids]
-    if not parts:
-        raise InputError(f"the list of training images {path} names no image; write one image a line")
+        parts.append(TrainingImages(data, split, tuple(islice(lines, int(heading[4] or 0)))))
+        if len(parts[-1].image_ids) < int(heading[4] or 0):
+            problem = f"has fewer images than '{line}' says; the list is damaged, write it again"
+    parts = [part for part in [TrainingImages(None, None, tuple(filter(None, foreign))), *parts] if part.image_ids]
+    if problem or not parts:
+        raise InputError(f"the list of training images {path} {problem or 'names no image; write one image a line'}")
     return parts, scored
 
 
 def list_beside(predictions: Path) -> Path | None:
     """The list that ``evaluate`` has written next to these predictions; None for predictions of another origin."""
-    for folder in (predictions.absolute(), predictions.absolute().parent):
-        if folder.name == PREDICTIONS_FOLDER:
-            path = folder.with_name(TRAINING_IMAGES_FILE)
-            return path if path.is_file() else None
-    return None
+    places = (own for own in (predictions.absolute(), predictions.absolute().parent) if own.name == PREDICTIONS_FOLDER)
+    return next(filter(Path.is_file, (own.with_name(TRAINING_IMAGES_FILE) for own in places)), None)
 
 
 def scores_entry(found: TrainedOn | None) -> dict[str, Any]:
@@ -428,10 +407,7 @@ def code_sha256() -> str:
 
 
 def made_by(
-    command: Sequence[str],
-    *,
-    checkpoint: str | None = None,
-    packages: Sequence[str] = ("fanet-lightning", "numpy", "scipy"),
+    command: Sequence[str], *, checkpoint: str | None = None, packages: Sequence[str] = PACKAGES
 ) -> dict[str, Any]:
     """Where a number comes from: the command line, versions (null when not installed), commit, checkpoint."""
     versions: dict[str, str | None] = dict.fromkeys(packages)
@@ -439,21 +415,16 @@ def made_by(
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
-        "command": list(command),
-        "packages": versions,
-        "python": platform.python_version(),
-        "git_commit": git_commit(),
-        "checkpoint": checkpoint,
-    }
+        "command": list(command), "packages": versions, "python": platform.python_version(),
+        "git_commit": git_commit(), "checkpoint": checkpoint,
+    }  # fmt: skip
 
 
 def git_commit() -> str | None:
     """Commit of the checkout that this package runs from, ``-dirty`` after local changes; None for an installed one."""
     root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if (root / ".git").exists():
+            return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    return None

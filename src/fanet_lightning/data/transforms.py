@@ -417,7 +417,7 @@ def check_numbers(key: str, value: Any, default: Any, low: float, high: float) -
     numbers = list(value) if isinstance(default, Sequence) and isinstance(value, Sequence) else [value]
     kind = int if isinstance(default, int) else int | float
     good = all(isinstance(x, kind) and not isinstance(x, bool) and low <= x <= high for x in numbers)
-    good &= len(numbers) == np.size(default) and (len(numbers) != 2 or numbers == sorted(numbers))
+    good = good and len(numbers) == np.size(default) and (len(numbers) != 2 or numbers == sorted(numbers))
     if not good:
         raise InputError(f"{key}={value}: give what is like {default}, within {low:g} … {high:g}")
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import counted
 
 USAGE = """fanet doctor data=wider_face data.root=DIR [out=DIR] [images=false] [fix=true]
 
@@ -21,9 +22,9 @@ def main(argv: list[str]) -> int:
 
     out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(config.data.name)
     report = diagnose(config, out, argv)
-    verdict = f"{len(report.errors):,} errors" if report.errors else "no errors"
+    verdict = counted(len(report.errors), "error") if report.errors else "no errors"
     written = out / PAGE / "index.html" if config.page else out / CSV_FILE
-    print(f"{verdict}, {len(report.findings):,} findings in {report.seconds:.1f} s; written: {written}")
+    print(f"{verdict}, {counted(len(report.findings), 'finding')} in {report.seconds:.1f} s; written: {written}")
     return ERRORS_FOUND if report.errors else HEALTHY
 
 

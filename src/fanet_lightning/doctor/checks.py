@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from fanet_lightning.cli.errors import counted
 from fanet_lightning.data.images import (
     ImageFrame,
     UnreadableImage,
@@ -136,7 +137,8 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
     try:
         facts = replace(facts, frame=read_image_frame(path))
         if is_cut_short(content):
-            raise UnreadableImage(path, f"cut off: a JPEG without its end marker, {len(content):,} bytes")
+            reason = f"cut off: a JPEG without its end marker, {len(content):,} bytes"
+            return replace(facts, trouble="unreadable", reason=reason)
         if not decode:
             return facts
         grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
@@ -182,9 +184,8 @@ class BoxFaults(NamedTuple):
 def box_faults(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> BoxFaults:
     """What is wrong with every box of an image, (F, 4) float64 pixels.
 
-    Args:
-        ignored: (F,) bool; flagged boxes are not reported as tiny, nor as doubled among each other.
-        frame_wh: width and height of the image as it is read, or None where they are unknown: then no box is outside.
+    Those that are flagged ``ignored``, (F,) bool, are not reported as tiny, nor as doubled among each other. Where
+    ``frame_wh``, width and height of the image as it is read, is None, no box is outside.
     """
     finite = np.asarray(np.isfinite(boxes_xyxy).all(axis=1))
     boxes = np.where(finite[:, None], boxes_xyxy, 0.0)
@@ -214,11 +215,9 @@ def _doubled(boxes: Boxes, sound: Mask, ignored: Mask) -> Mask:
     index = index[np.argsort(ignored[index], kind="stable")]
     chosen, flagged = torch.from_numpy(boxes[index]), ignored[index]
     same = np.tril(pairwise_iou(chosen, chosen).numpy() > DOUBLED_IOU, -1) & ~(flagged[:, None] & flagged)
-    kept = np.ones(len(index), dtype=np.bool_)
-    for row in np.flatnonzero(same.any(axis=1)):
-        kept[row] = not (same[row] & kept).any()
     doubled = np.zeros(len(boxes), dtype=np.bool_)
-    doubled[index[~kept]] = True
+    for row in np.flatnonzero(same.any(axis=1)):
+        doubled[index[row]] = (same[row] & ~doubled[index]).any()
     return doubled
 
 
@@ -285,36 +284,30 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
     """Findings about one image's labels; ``facts`` None: it cannot be looked at, so only the boxes' own shape."""
     found: list[Finding] = []
 
-    def add(kind: str, detail: str, badness: float, rows: npt.ArrayLike = ()) -> None:
-        boxes = tuple(map(tuple, image.boxes_xyxy[np.asarray(rows, np.int64)].tolist()))
-        found.append(Finding(kind, part, image.image_id, image.path, detail, boxes, badness=badness))
+    def add(kind: str, detail: str, badness: float, boxes: Boxes = image.boxes_xyxy[:0]) -> None:
+        listed = tuple(map(tuple, boxes.tolist()))
+        found.append(Finding(kind, part, image.image_id, image.path, detail, listed, badness=badness))
 
     frame = None if facts is None else facts.frame.upright_wh
-    fault = None if facts is None else frame_fault(image, facts)
-    if fault is not None:
+    if facts is not None and (fault := frame_fault(image, facts)):
         # Boxes outside are the consequence and would only repeat it.
-        add(fault[0], fault[1], float(len(image.boxes_xyxy)), np.arange(len(image.boxes_xyxy)))
+        add(*fault, float(len(image.boxes_xyxy)), image.boxes_xyxy)
         frame = None
     faults = box_faults(image.boxes_xyxy, image.ignored, frame)
     for name, mask in faults._asdict().items():
-        rows = np.flatnonzero(mask)
-        if len(rows):
-            x1, y1, x2, y2 = image.boxes_xyxy[rows[0]].tolist()
-            detail = f"{boxes_text(len(rows))}, first " if len(rows) > 1 else ""
-            detail += f"x1 y1 x2 y2 {x1:.6g} {y1:.6g} {x2:.6g} {y2:.6g}"
-            detail += f", line {image.box_lines[int(rows[0])]}" if image.box_lines else ""
-            badness = float(len(rows))
+        if mask.any():
+            boxes = image.boxes_xyxy[mask]
+            detail = f"{counted(len(boxes), 'box')}, first " if len(boxes) > 1 else ""
+            detail += "x1 y1 x2 y2 {:.6g} {:.6g} {:.6g} {:.6g}".format(*boxes[0].tolist())
+            detail += f", line {image.box_lines[int(mask.argmax())]}" if image.box_lines else ""
+            badness = float(len(boxes))
             if frame is not None:
                 detail += f"; image {frame[0]} × {frame[1]}"
                 if name == "partly_outside":
-                    badness = float(overrun_pixels(image.boxes_xyxy[rows], frame).max())
-            add(f"label_{name}", detail, badness, rows)
+                    badness = float(overrun_pixels(boxes, frame).max())
+            add(f"label_{name}", detail, badness, boxes)
     # An image that cannot be read is trained on as nothing at all.
     if facts is not None and not (~image.ignored & ~faults.not_finite & ~faults.without_area).any():
         count = len(image.boxes_xyxy)
-        add("no_faces", f"none of its {boxes_text(count)} can be trained on" if count else "no box", 0.0)
+        add("no_faces", f"none of its {counted(count, 'box')} can be trained on" if count else "no box", 0.0)
     return found
-
-
-def boxes_text(number: int) -> str:
-    return f"{number} box{'' if number == 1 else 'es'}"

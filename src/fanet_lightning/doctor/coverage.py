@@ -56,15 +56,12 @@ class CoverageTable(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """What became of the faces of all samples.
+    """What became of the faces of all samples; ``title``: where they come from; ``threshold``: of the first stage.
 
-    ``title``          where the faces come from, for tables and figures.
-    ``threshold``      of the first stage.
     ``face_sizes``     (F,) float32, root of the area of each face seen, pixels of the network's input.
     ``anchors``        (2, F) int64: anchors that learn the face, before and after the second stage.
     ``samples``        crops, or images, that were looked at; ``empty_samples`` of them hold no face.
-    ``labelled_faces`` faces that the images of these samples have; the difference to F was cropped away or fell under
-                       ``min_face``.
+    ``labelled_faces`` of the images of these samples: what is not among F was cropped away or fell under ``min_face``.
     """
 
     title: str
@@ -83,13 +80,10 @@ class Coverage:
         inside = (bucket >= 0) & (bucket < count)
         bucket, anchors = bucket[inside], self.anchors[:, inside]
         faces = np.bincount(bucket, minlength=count)
-
-        def means(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-            sums = np.stack([np.bincount(bucket, weights=stage, minlength=count) for stage in values])
-            table: npt.NDArray[np.float64] = np.divide(sums, faces, out=np.full((2, count), np.nan), where=faces > 0)
-            return table
-
-        return CoverageTable(limits, faces, means(anchors), means(anchors == 0), means(anchors < SECOND_STAGE_ANCHORS))
+        values = np.stack([anchors, anchors == 0, anchors < SECOND_STAGE_ANCHORS])
+        sums = np.stack([np.bincount(bucket, own, count) for own in values.reshape(6, -1)]).reshape(3, 2, count)
+        means = np.divide(sums, faces, out=np.full(sums.shape, np.nan), where=faces > 0)
+        return CoverageTable(limits, faces, *means)
 
 
 def coverage(
@@ -105,15 +99,12 @@ def coverage(
     Args:
         images: the training images in the order of the training list, on which the seeds hang. None stands for an
             unreadable one: the next readable takes its place, as in training.
-        augment: the run's augmentation; its ``size`` is the side of the network's input.
-        passes: epochs, at least 1.
-        seed: of the run.
+        augment, seed: the run's; the augmentation's ``size`` is the side of the network's input.
         threshold: IoU above which S3FD's first stage matches, in (0, 1).
     """
     clean = [None if image is None else _clean(image) for image in images]
-    samples = []
-    labelled = 0
-    for epoch in range(passes if any(image is not None for image in clean) else 0):
+    samples, labelled = [], 0
+    for epoch in range(passes if any(clean) else 0):
         for index in range(len(clean)):
             after = (clean[place % len(clean)] for place in range(index, index + len(clean)))
             image = next(own for own in after if own is not None)
@@ -159,11 +150,3 @@ def _coverage(title: str, samples: Sequence[SizedImage], threshold: float, label
     return Coverage(
         title, threshold, np.concatenate(sizes), np.concatenate(anchors, axis=1), len(samples), empty, labelled
     )
-
-
-def range_label(edges: npt.NDArray[np.float64], row: int) -> str:
-    """A bucket of face sizes in words: ``< 4``, ``4–6``, ``≥ 512``."""
-    low, high = edges[row], edges[row + 1]
-    if low == 0:
-        return f"< {high:g}"
-    return f"≥ {low:g}" if np.isinf(high) else f"{low:g}–{high:g}"

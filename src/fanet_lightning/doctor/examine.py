@@ -12,16 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn
 
+from fanet_lightning.cli.errors import counted
 from fanet_lightning.data.folder.labels import odd_boxes
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import (
     BY_NAME,
-    KINDS,
     SMALL_PIXELS,
     TINY_PIXELS,
     FileFacts,
     Finding,
-    boxes_text,
     examine_files,
     frame_fault,
     label_findings,
@@ -29,7 +28,6 @@ from fanet_lightning.doctor.checks import (
 
 NEAR_BITS = 12
 NEAR_CORRELATION = 0.4
-_TILE = (64, 2048)
 # Detail is what is left of a thumbnail without its blur of so many pixels; copies are tried up to so many pixels apart.
 _BLUR_PIXELS, _SHIFT_PIXELS = 2.0, 3
 
@@ -47,25 +45,17 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
 
 def hamming_pairs(first: Hashes, second: Hashes, most_bits: int) -> npt.NDArray[np.int64]:
     """All (i, j) with i < j and at most ``most_bits`` different bits between ``first[i]`` and ``second[j]``, sorted;
-    (P, 2). Every pair is looked at, in tiles that stay in the processor's cache: 16,000 hashes take half a second."""
-    rows, columns = _TILE
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    for top in range(0, len(first), rows):
-        for left in range(top // columns * columns, len(second), columns):
-            near = np.bitwise_count(first[top : top + rows, None] ^ second[left : left + columns]) <= most_bits
-            if near.any():
-                found.append(np.argwhere(near) + np.array([top, left]))
-    pairs = np.concatenate(found)
-    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    (P, 2). Every pair is looked at: 16,000 hashes take half a second."""
+    near = (np.bitwise_count(second[i:] ^ own) <= most_bits for i, own in enumerate(first, start=1))
+    found = [np.flatnonzero(own) + i for i, own in enumerate(near, start=1)]
+    rows = np.repeat(np.arange(len(first)), [*map(len, found)])
+    return np.stack([rows, np.concatenate([np.zeros(0, np.int64), *found])], axis=1)
 
 
 def near_pairs(images: Sequence[Thumbnails], *, most_bits: int = NEAR_BITS) -> list[tuple[int, int, int, float, bool]]:
     """Pairs of near copies: (i, j, bits that differ, correlation, mirrored) with i < j, sorted, each pair once.
 
-    Args:
-        images: (32, 32) uint8 each; ones without detail are near to nothing.
-        most_bits: of the hashes.
+    Of ``images``, (32, 32) uint8 each, ones without detail are near to nothing; ``most_bits``: of the hashes.
     """
     if not len(images):
         return []
@@ -88,12 +78,9 @@ def detail_correlation(first: Thumbnails, second: Thumbnails) -> float:
     The middle of one is laid over the other at every whole shift of up to three pixels, and the other way round. 0
     where either has no detail.
     """
-    details = []
-    for thumbnail in (first, second):
-        pixels = thumbnail.astype(np.float32)
-        details.append(pixels - cv2.GaussianBlur(pixels, (0, 0), _BLUR_PIXELS))
-    margin = _SHIFT_PIXELS
-    best = 0.0
+    pixels = [thumbnail.astype(np.float32) for thumbnail in (first, second)]
+    details = [own - cv2.GaussianBlur(own, (0, 0), _BLUR_PIXELS) for own in pixels]
+    margin, best = _SHIFT_PIXELS, 0.0
     for whole, other in (details, details[::-1]):
         middle = other[margin:-margin, margin:-margin]
         # Below half a grey level it is rounding, and OpenCV finds that zero correlates with anything.
@@ -136,14 +123,10 @@ class Report:
 def examine(
     inventories: Sequence[Inventory], *, title: str, decode: bool = True, near_bits: int = NEAR_BITS, workers: int = 1
 ) -> Report:
-    """Look at every image and label of a data set.
+    """Look at every image and label of a data set's parts.
 
-    Args:
-        inventories: of its parts.
-        title: of the report.
-        decode: read the images' pixels: finds what cannot be decoded, blank images and near copies as well.
-        near_bits: how many bits of their hashes near copies may differ in.
-        workers: threads that read images.
+    ``decode``: read the pixels too, which finds what cannot be decoded, blank images and near copies; ``near_bits``:
+    how many bits of their hashes these may differ in; ``workers``: threads that read images.
     """
     began = time.perf_counter()
     paths = [image.path for inventory in inventories for image in inventory.images]
@@ -155,20 +138,17 @@ def examine(
         for path, part in sorted(unlabelled.items())
         if path not in report.files
     ]
-    for inventory in inventories:
-        findings += _part_findings(inventory, report)
+    findings += [own for inventory in inventories for own in _part_findings(inventory, report)]
     findings += _copies(report, near_bits)
-    rank = {kind.name: position for position, kind in enumerate(KINDS)}
     # Stable, so that the labels' order remains within a kind.
-    report.findings = sorted(findings, key=lambda finding: rank[finding.kind])
+    report.findings = sorted(findings, key=lambda finding: list(BY_NAME).index(finding.kind))
     report.facts = {inventory.part: part_facts(inventory, report) for inventory in inventories}
     report.seconds = time.perf_counter() - began
     return report
 
 
 def _part_findings(inventory: Inventory, report: Report) -> list[Finding]:
-    part, images = inventory.part, inventory.images
-    findings = []
+    part, images, findings = inventory.part, inventory.images, list[Finding]()
     for problem in inventory.problems:
         line = f"line {problem.line}: " if problem.line is not None else ""
         findings.append(Finding("malformed_label", part, "", problem.path, f"{line}'{problem.value}' {problem.reason}"))
@@ -177,23 +157,21 @@ def _part_findings(inventory: Inventory, report: Report) -> list[Finding]:
         None if own is None or frame_fault(image, own) is not None else own.frame.upright_wh
         for image, own in zip(images, facts, strict=True)
     ]
-    odd = odd_boxes([image.boxes_xyxy[~image.ignored] for image in images], frames)
-    if odd is not None:
+    if odd := odd_boxes([image.boxes_xyxy[~image.ignored] for image in images], frames):
         image = images[odd.first]
         detail = f"{odd.text}, the first of {image.path.name}"
         findings.append(Finding("label_convention", part, "", image.label_path or image.path, detail))
     times = Counter(image.image_id for image in images)
     for image, own in zip(images, facts, strict=True):
-        file, boxes = report.files[image.path], boxes_text(len(image.boxes_xyxy))
-        count = times.pop(image.image_id, 1)
-        named = []
-        if count > 1:
-            named.append(("labelled_twice", f"named {count} times in {image.label_path or 'the labels'}"))
+        file, boxes = report.files[image.path], counted(len(image.boxes_xyxy), "box")
+        named = {}
+        if (count := times.pop(image.image_id, 1)) > 1:
+            named["labelled_twice"] = f"named {count} times in {image.label_path or 'the labels'}"
         if file.trouble:
-            named.append((file.trouble, f"{file.reason}; {boxes}"))
+            named[file.trouble] = f"{file.reason}; {boxes}"
         elif file.blank:
-            named.append(("blank_image", f"one color alone, {file.frame.width} × {file.frame.height}, {boxes}"))
-        findings += [Finding(kind, part, image.image_id, image.path, detail) for kind, detail in named]
+            named["blank_image"] = f"one color alone, {file.frame.width} × {file.frame.height}, {boxes}"
+        findings += [Finding(kind, part, image.image_id, image.path, detail) for kind, detail in named.items()]
         findings += label_findings(part, image, own)
     return findings
 
@@ -203,9 +181,9 @@ class _Entry(NamedTuple):
     image_id: str
     facts: FileFacts
 
-    def found(self, kind: str, other: "_Entry", detail: str, badness: float) -> Finding:
-        path, other_path = self.facts.path, other.facts.path
-        return Finding(kind, self.part, self.image_id, path, detail, (), other.part, other_path, badness)
+
+def _pair(kind: str, own: _Entry, other: _Entry, detail: str, badness: float = 1.0) -> Finding:
+    return Finding(kind, own.part, own.image_id, own.facts.path, detail, (), other.part, other.facts.path, badness)
 
 
 def _copies(report: Report, near_bits: int) -> list[Finding]:
@@ -228,7 +206,7 @@ def _copies(report: Report, near_bits: int) -> list[Finding]:
         for copy in others:
             # Copies in the training part of an image of val are leaks alone: all of them have to go.
             kind = "leak" if copy.part != first.part else "duplicate_in_val" if copy.part == "val" else "duplicate"
-            findings.append(copy.found(kind, first, "the same file", 1.0))
+            findings.append(_pair(kind, copy, first, "the same file"))
         # Of equal files one is enough: the others are named already.
         if first.facts.thumbnail is not None and not first.facts.blank:
             distinct.append(first)
@@ -239,7 +217,7 @@ def _copies(report: Report, near_bits: int) -> list[Finding]:
         own, other = (i, j) if kind == "near_leak" and distinct[j].part == "val" else (j, i)
         detail = f"{bits} of 63 bits differ, correlation {correlation:.2f}{', mirrored' if mirrored else ''}"
         if (kind, own) not in nearest or correlation > nearest[kind, own].badness:
-            nearest[kind, own] = distinct[own].found(kind, distinct[other], detail, correlation)
+            nearest[kind, own] = _pair(kind, distinct[own], distinct[other], detail, correlation)
     return [*findings, *nearest.values()]
 
 
@@ -257,17 +235,12 @@ def part_facts(inventory: Inventory, report: Report) -> dict[str, Any]:
     sizes = np.sqrt(sides.prod(axis=1))
     p05, median, p95 = np.quantile(sizes, [0.05, 0.5, 0.95]).tolist() if len(sizes) else (None, None, None)
     return {
-        "images": len(counts),
-        "faces": int(usable.sum()),
-        "ignored_faces": int((~usable).sum()),
+        "images": len(counts), "faces": int(usable.sum()), "ignored_faces": int((~usable).sum()),
         "images_without_faces": len(counts) - len(np.unique(images[usable])),
         "bytes": sum(report.files[path].length for path in {image.path for image in inventory.images}),
         "face_sizes": {
-            "faces": len(sizes),
-            "median": median,
-            "p05": p05,
-            "p95": p95,
+            "faces": len(sizes), "median": median, "p05": p05, "p95": p95,
             "below_1_px": int((sides.min(axis=1, initial=np.inf) < TINY_PIXELS).sum()),
             "below_8_px": int((sizes < SMALL_PIXELS).sum()),
         },
-    }
+    }  # fmt: skip

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -31,12 +30,12 @@ OWN = (CHANGES_FILE, "wider_face_split", "WIDER_train", "WIDER_val")
 # Images of the training part that these name are left out; in val every image that can be read stays.
 _OUT_OF_TRAIN = {"leak": "also in val", "near_leak": "nearly the same in val", "duplicate": "the same file in train"}
 _FAULTS = {
-    "not_finite": "a coordinate is no number",
-    "without_area": "no width or height",
-    "outside": "outside the image",
+    "not_finite": "a coordinate is no number", "without_area": "no width or height", "outside": "outside the image",
     "doubled": "the same as another box",
-}
+}  # fmt: skip
 _INVALID = 7  # column of the official rows
+# Names in no valid encoding come as surrogates, which a UTF-8 file cannot hold.
+AS_CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
 
 
 class Change(NamedTuple):
@@ -51,27 +50,14 @@ class Change(NamedTuple):
     after: str = ""
 
 
-@dataclass
-class CleanedCopy:
-    """What was written: how many ``images`` and ``boxes``, and all ``changes``."""
-
-    folder: Path
-    images: int = 0
-    boxes: int = 0
-    changes: list[Change] = field(default_factory=list)
-
-
-def write_cleaned_copy(folder: Path, report: Report) -> CleanedCopy:
+def write_cleaned_copy(folder: Path, report: Report) -> tuple[int, int, int]:
     """Write the copy into ``folder``, which appears whole or not at all; an earlier copy there is replaced.
 
     Images are hard links where the file system allows, else copies. What happens to the labels:
     :func:`~fanet_lightning.doctor.checks.fixed_boxes`. Images that the labels name twice get all boxes.
-    Attributes of WIDER FACE's faces are kept.
-
-    Raises:
-        InputError: it cannot be written.
+    Attributes of WIDER FACE's faces are kept. Returns how many images and boxes it has, and how many changes.
     """
-    copy = CleanedCopy(folder)
+    images, boxes, changes = 0, 0, list[Change]()
     with replaced_folder(folder) as temporary:
         (temporary / "wider_face_split").mkdir()
         for inventory in report.inventories:
@@ -79,58 +65,48 @@ def write_cleaned_copy(folder: Path, report: Report) -> CleanedCopy:
             root = temporary / f"WIDER_{part}" / "images"
             root.mkdir(parents=True)
             lines: list[str] = []
-            for image, rows in _kept(inventory, report, copy.changes):
+            for image, rows in _kept(inventory, report, changes):
                 # The image id with the file's extension in small letters.
                 name = image.image_id + image.path.name[len(without_extension(image.path.name)) :].lower()
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(image.path, root / name)
                 lines += [name, str(len(rows))]
                 lines += [" ".join(map(_number, row)) for row in rows] or [" ".join("0" * 10)]
-                copy.images += 1
-                copy.boxes += len(rows)
+                images, boxes = images + 1, boxes + len(rows)
             labels = temporary / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
             labels.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        with (temporary / CHANGES_FILE).open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(Change._fields)
-            table.writerows(map(text, own) for own in copy.changes)
-    return copy
+        with (temporary / CHANGES_FILE).open("w", **AS_CSV) as file:
+            csv.writer(file).writerows([Change._fields, *changes])
+    return images, boxes, len(changes)
 
 
 def _kept(
     inventory: Inventory, report: Report, changes: list[Change]
 ) -> Iterator[tuple[LabelledImage, list[list[float]]]]:
     """The images that stay and their rows: x y w h and six attributes."""
-    part = inventory.part
-    own = [finding for finding in report.findings if finding.part == part]
-    unwanted = {
-        finding.image_id: f"{_OUT_OF_TRAIN[finding.kind]}: {finding.other_path}"
-        for finding in reversed(own)
-        if part == "train" and finding.kind in _OUT_OF_TRAIN
-    }
-    changes += [
-        Change(part, "", "row dropped", f"{finding.path}: {finding.detail}")
-        for finding in own
-        if finding.kind == "malformed_label"
-    ]
+    part, unwanted = inventory.part, dict[str, str]()
+    for own in (finding for finding in report.findings if finding.part == part):
+        if own.kind == "malformed_label":
+            changes.append(Change(part, "", "row dropped", f"{own.path}: {own.detail}"))
+        elif part == "train" and own.kind in _OUT_OF_TRAIN:
+            unwanted.setdefault(own.image_id, f"{_OUT_OF_TRAIN[own.kind]}: {own.other_path}")
     by_id: dict[str, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
         by_id[image.image_id].append(image)
     for image_id, images in by_id.items():
         facts, path = report.files[images[0].path], PurePosixPath(image_id)
-        fault = None if facts.trouble else next(filter(None, (frame_fault(own, facts) for own in images)), None)
-        reason = unwanted.get(image_id)
+        faults = [] if facts.trouble else list(filter(None, (frame_fault(own, facts) for own in images)))
+        fault = "{}: {}".format(*faults[0]) if faults else None
+        reason = unwanted.get(image_id) or (fault if part == "train" else None)
         if facts.trouble:
             reason = f"{facts.trouble}: {facts.reason}"
         elif path.is_absolute() or ".." in path.parts:
             reason = "its name leads out of the folder"
-        elif fault is not None and part == "train":
-            reason = reason or f"{fault[0]}: {fault[1]}"
         if reason is not None:
             changes.append(Change(part, image_id, "image dropped", reason))
             continue
         if fault is not None:
-            changes.append(Change(part, image_id, "left as it is", f"{fault[0]}: {fault[1]}"))
+            changes.append(Change(part, image_id, "left as it is", fault))
         if len(images) > 1:
             changes.append(Change(part, image_id, "labels joined", f"named {len(images)} times"))
         rows = _rows(part, images, None if fault else facts.frame.upright_wh, changes)
@@ -161,17 +137,11 @@ def _rows(
     rows = np.concatenate([fixed.boxes_xyxy, attributes[fixed.source]], axis=1)
     rows[:, 2:4] -= rows[:, :2]
     rows[:, _INVALID] = fixed.ignored
-    found: list[list[float]] = rows.tolist()
-    return found
+    return rows.tolist()  # type: ignore[no-any-return]
 
 
 def box_text(box: Iterable[float]) -> str:
     return " ".join(f"{value:.10g}" for value in box)
-
-
-def text(value: Any) -> str:
-    # Names in no valid encoding come as surrogates, which a UTF-8 file cannot hold.
-    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _number(value: float) -> str:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fanet_lightning.cli.errors import counted
 from fanet_lightning.cli.files import replaced_folder
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.transforms import clean_boxes
-from fanet_lightning.doctor.checks import KINDS, Finding
+from fanet_lightning.doctor.checks import BY_NAME, KINDS, Finding
 from fanet_lightning.doctor.coverage import Coverage, SizedImage
 from fanet_lightning.doctor.examine import Report
 from fanet_lightning.ops.anchors import SIZES
@@ -26,7 +27,7 @@ from fanet_lightning.report.html import data_uri, render
 Values = npt.NDArray[np.float64]
 
 INDEX_FILE, THUMBNAILS = "index.html", "thumbnails"
-# What a page holds (figures: of an earlier version); a folder without the first is none.
+# What a page holds; figures: of an earlier version.
 OWN = (INDEX_FILE, THUMBNAILS, "figures")
 # Longer side of an image, pixels: two columns of cards on a screen of high density.
 SIDE = 480
@@ -57,23 +58,16 @@ def write_page(
     coverages: Sequence[Coverage] = (),
     worst: int = 12,
 ) -> Path:
-    """Write the report into ``folder``, which appears whole or not at all; an earlier one there is replaced.
+    """Write ``index.html`` into ``folder``, which appears whole or not at all; an earlier one there is replaced.
 
     It loads nothing from elsewhere, so the folder can be moved and sent.
 
     Args:
         parts: ``train``, ``val`` → images with their sizes, for the figures; None: no figure.
         coverages: anchor coverage, one table and figure each.
-        worst: at most so many images of a kind, or pairs of images, are shown; 0 for none.
-
-    Returns:
-        The path of ``index.html``.
-
-    Raises:
-        InputError: ``folder`` cannot be written.
+        worst: at most so many images of a kind, or pairs of images, are shown.
     """
-    severities = {kind.name: kind.severity for kind in KINDS}
-    counts = Counter(severities[finding.kind] for finding in report.findings)
+    counts = Counter(BY_NAME[finding.kind].severity for finding in report.findings)
     faces = {part: found for part, own in (parts or {}).items() if len((found := faces_of(own)).sides)}
     with replaced_folder(folder) as temporary:
         text = render(
@@ -99,42 +93,30 @@ def _sections(thumbnails: Path, report: Report, worst: int) -> list[dict[str, An
         findings = report.of_kind(kind.name)
         # One finding of an image, or one image would fill the page. One of a label file, or a pair, stands for itself.
         groups: dict[Any, list[Finding]] = {}
-        for place, finding in enumerate(findings):
-            alone = not finding.image_id or finding.other_path is not None
-            groups.setdefault(place if alone else (finding.part, finding.path), []).append(finding)
+        for place, own in enumerate(findings):
+            alone = not own.image_id or own.other_path is not None
+            groups.setdefault(place if alone else (own.part, own.path), []).append(own)
         cards = []
-        for number, (finding, *more) in enumerate(list(groups.values())[:worst], start=1):
-            tiles = []
+        for number, (own, *more) in enumerate(list(groups.values())[:worst], start=1):
+            stem, tiles = f"{kind.name}-{number:03d}", []
             # A finding about a label file has no image.
-            if finding.image_id or finding.other_path is not None or kind.name == "unlabelled_image":
-                tiles.append(write_tile(finding.path, thumbnails / f"{kind.name}-{number:03d}.jpg", finding.boxes_xyxy))
-            if finding.other_path is not None:
-                tiles.append(write_tile(finding.other_path, thumbnails / f"{kind.name}-{number:03d}-other.jpg"))
-            cards.append({"finding": finding, "more": len(more), "tiles": tiles})
-        by_part = Counter(finding.part for finding in findings)
+            if own.image_id or own.other_path is not None or kind.name == "unlabelled_image":
+                tiles.append(write_tile(own.path, thumbnails / f"{stem}.jpg", own.boxes_xyxy))
+            if own.other_path is not None:
+                tiles.append(write_tile(own.other_path, thumbnails / f"{stem}-other.jpg"))
+            cards.append({"finding": own, "more": len(more), "tiles": tiles})
+        by_part = Counter(own.part for own in findings)
         sections.append({"kind": kind, "count": len(findings), "by_part": by_part, "cards": cards})
     return sections
 
 
-class Tile(NamedTuple):
-    """An image on the page: its ``path``, the ``file`` name of the JPEG, or None and the ``reason`` why there is none;
-    ``caption``: the image's size in pixels."""
-
-    path: Path
-    file: str | None
-    reason: str
-    caption: str
-
-
-def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] = ()) -> Tile:
-    """Write ``jpeg``, upright, with the boxes drawn. An image that cannot be read gives an empty tile.
-
-    Boxes that are not finite are left out; inverted ones are drawn between their corners.
-    """
+def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] = ()) -> dict[str, Any]:
+    """Write ``jpeg``, upright, with the boxes drawn: its ``path``, and its size as ``caption``, or the ``reason`` why
+    it cannot be read. Boxes that are not finite are left out; inverted ones are drawn between their corners."""
     try:
         image = read_image_rgb(path)
     except UnreadableImage as error:
-        return Tile(path, None, error.reason, "")
+        return {"path": path, "file": None, "reason": error.reason, "caption": ""}
     height, width = image.shape[:2]
     corners = np.array([box for box in boxes_xyxy if all(map(math.isfinite, box))][:_MAX_BOXES]).reshape(-1, 2, 2)
     boxes = np.sort(corners, axis=1).reshape(-1, 4)
@@ -152,7 +134,7 @@ def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] =
     # Not cv2.imwrite, which does not tell when the disk is full.
     jpeg.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
     is_cut = right - left < width or bottom - top < height
-    return Tile(path, jpeg.name, "", f"{'a part of ' if is_cut else ''}{width} × {height} px")
+    return {"path": path, "file": jpeg.name, "caption": f"{'a part of ' if is_cut else ''}{width} × {height} px"}
 
 
 def view_of(boxes_xyxy: Values, width: int, height: int) -> tuple[int, int, int, int]:
@@ -189,10 +171,9 @@ def faces_of(images: Sequence[SizedImage | None]) -> Faces:
     """The faces of a part's readable images, cleaned as for training."""
     known = [image for image in images if image is not None]
     clean = [clean_boxes(image.boxes_xyxy, image.height, image.width).astype(np.float64) for image in known]
-    boxes = np.concatenate([np.zeros((0, 4)), *clean])
-    sizes = [np.tile((image.width, image.height), (len(own), 1)) for image, own in zip(known, clean, strict=True)]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.concatenate([np.zeros((0, 2)), *sizes])
-    return Faces(boxes[:, 2:] - boxes[:, :2], centres)
+    low, high = np.split(np.concatenate([np.zeros((0, 4)), *clean]), 2, axis=1)
+    sizes = np.array([(image.width, image.height) for image in known]).reshape(-1, 2)
+    return Faces(high - low, (low + high) / 2 / np.repeat(sizes, [*map(len, clean)], axis=0))
 
 
 def face_size_figure(parts: Parts, coverages: Sequence[Coverage] = ()) -> Figure:
@@ -241,9 +222,9 @@ def position_figure(parts: Parts) -> Figure:
             heat = axis.imshow(cells / cells.mean(), extent=(0, 1, 1, 0), cmap="cividis", vmin=0,
                                interpolation="nearest")  # fmt: skip
             figure.colorbar(heat, ax=axis, shrink=0.8).set_label("times an even spread")
-            axis.set_title(f"{part}: {len(centres):,} {'face' if len(centres) == 1 else 'faces'}", parse_math=False)
-            axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xticklabels=["left", "", "right"])
-            axis.set_yticklabels(["top", "", "bottom"])
+            axis.set_title(f"{part}: {counted(len(centres), 'face')}", parse_math=False)
+            axis.set_xticks([0, 1], ["left", "right"])
+            axis.set_yticks([0, 1], ["top", "bottom"])
             axis.grid(visible=False)
     return figure
 
@@ -255,5 +236,5 @@ def _size_axis(axis: Axes, sizes: Values) -> None:
     low, high = min([*sizes.tolist(), 8.0]), max([*sizes.tolist(), 64.0])
     axis.set_xscale("log", base=2)
     ticks = [2**power for power in range(12) if low * 0.9 <= 2**power <= high * 1.1]
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.set_xticks(ticks, [*map(str, ticks)])
     axis.set(xlabel="face size, pixels", xlim=(low * 0.9, high * 1.1))

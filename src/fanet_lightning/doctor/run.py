@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fanet_lightning.cli.config import plain
-from fanet_lightning.cli.errors import InputError, size_text
+from fanet_lightning.cli.errors import InputError, check_values, counted, is_whole, size_text
 from fanet_lightning.cli.files import check_names_free, check_replaceable, check_writable, replaced
 from fanet_lightning.cli.main import check_whole
 from fanet_lightning.cli.provenance import made_by
@@ -40,14 +40,15 @@ _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> Report:
     """Examine the data set of a composed configuration, print and write everything.
 
-    Raises:
-        InputError: bad keys, data that cannot be read at all, or ``out`` that cannot be written.
+    InputError: bad keys, data that cannot be read at all, or ``out`` that cannot be written.
     """
-    check_whole(config, near_bits=0, workers=0, worst=1, passes=1, input_size=1, seed=0)
-    if config.near_bits > MAX_NEAR_BITS:
-        raise InputError(f"near_bits={config.near_bits}: above {MAX_NEAR_BITS} most pairs are strangers; give less")
-    if not 0 < config.threshold < 1:
-        raise InputError(f"threshold={config.threshold} is no overlap between 0 and 1")
+    check_whole(config, workers=0, worst=1, passes=1, input_size=1, seed=0)
+    check_values(
+        config,
+        (f"a whole number from 0 to {MAX_NEAR_BITS}", lambda bits: is_whole(bits, 0) and bits <= MAX_NEAR_BITS,
+         "near_bits"),
+        ("an overlap above 0 and below 1", lambda iou: 0 < iou < 1, "threshold"),
+    )  # fmt: skip
     options = plain(config)
     inventories = inventories_of(options["data"])
     check_out(out, inventories, page_too=config.page, fix_too=config.fix)
@@ -55,9 +56,9 @@ def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> Report:
     report = examine(inventories, title=title, decode=config.images, near_bits=config.near_bits, workers=config.workers)
     print_report(report)
     if config.fix:
-        copy = fix.write_cleaned_copy(out / CLEANED, report)
-        print(f"cleaned: {copy.images:,} images, {copy.boxes:,} boxes, {len(copy.changes):,} changes; read it with "
-              f"data=folder data.format=wider data.root={copy.folder}")  # fmt: skip
+        copied, boxes, changes = fix.write_cleaned_copy(out / CLEANED, report)
+        print(f"cleaned: {counted(copied, 'image')}, {counted(boxes, 'box')}, {counted(changes, 'change')}; "
+              f"read it with data=folder data.format=wider data.root={out / CLEANED}")  # fmt: skip
     write_summary(out / JSON_FILE, report, argv, level="images" if config.images else "headers")
     write_findings(out / CSV_FILE, report)
     if config.page:
@@ -73,30 +74,23 @@ def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> Report:
 
 
 def inventories_of(options: dict[str, Any]) -> list[Inventory]:
-    """The labels of a ``data`` group of the configuration, as written.
-
-    Raises:
-        InputError: an unknown source, one that the doctor cannot read, or nothing to read.
-    """
+    """The labels of a ``data`` group of the configuration, as written; InputError: they name no image."""
     source = build_source(**options)
     source.prepare()
-    if not hasattr(source, "inventories"):
-        raise InputError(f"data={source.name}: the doctor cannot read it; take wider_face, folder or synthetic")
-    found: list[Inventory] = source.inventories()
+    found: list[Inventory] = source.inventories() if hasattr(source, "inventories") else []
     if not any(inventory.images for inventory in found):
-        problem = next((problem for inventory in found for problem in inventory.problems), None)
-        reason = f": {problem.path} {problem.reason}" if problem is not None else ""
-        raise InputError(f"data={source.name}: the labels name no image{reason}; set data.root or data.format")
+        problems = [f": {problem.path} {problem.reason}" for inventory in found for problem in inventory.problems]
+        raise InputError(
+            f"data={source.name}: no image in labels that the doctor reads{''.join(problems[:1])}; take data=folder, "
+            "wider_face or synthetic, and set data.root or data.format"
+        )
     return found
 
 
 def check_out(out: Path, inventories: Sequence[Inventory], *, page_too: bool, fix_too: bool) -> None:
-    """Refuse, before any work, an ``out`` with files of something else, among the images or around them.
+    """Refuse, before any work, an ``out`` with files of something else, among the images or around them (InputError).
 
     Thumbnails and copies among the images would be taken for some of them, and a copy replaces what it is made of.
-
-    Raises:
-        InputError: names the file or folder in the way.
     """
     check_writable(out)
     for images in (inventory.folder.resolve() for inventory in inventories):
@@ -109,14 +103,9 @@ def check_out(out: Path, inventories: Sequence[Inventory], *, page_too: bool, fi
     if not own:
         check_names_free(out, (JSON_FILE, CSV_FILE), "the doctor")
     if page_too:
-        _check_own(out / PAGE, "the doctor's page", page.OWN)
+        check_replaceable(out / PAGE, "the doctor's page", page.OWN)
     if fix_too:
-        _check_own(out / CLEANED, "a cleaned copy", fix.OWN)
-
-
-def _check_own(folder: Path, what: str, names: Sequence[str]) -> None:
-    """The first of the names tells whose the others are."""
-    check_replaceable(folder, what, lambda entry: entry.name in names and (folder / names[0]).is_file())
+        check_replaceable(out / CLEANED, "a cleaned copy", fix.OWN)
 
 
 def sized_images(inventory: Inventory, report: Report) -> list[SizedImage | None]:
@@ -124,36 +113,31 @@ def sized_images(inventory: Inventory, report: Report) -> list[SizedImage | None
     sized: list[SizedImage | None] = []
     for image in inventory.images:
         facts = report.facts_of(image)
-        boxes = image.boxes_xyxy[~image.ignored]
-        usable = boxes[np.isfinite(boxes).all(axis=1)].astype(np.float32)
-        usable = usable[(usable[:, 2:] > usable[:, :2]).all(axis=1)]
+        boxes = image.boxes_xyxy[~image.ignored & np.isfinite(image.boxes_xyxy).all(axis=1)].astype(np.float32)
+        usable = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
         sized.append(None if facts is None else SizedImage(*facts.frame.upright_wh, usable))
     return sized
 
 
 def write_findings(path: Path, report: Report) -> None:
     """One row a finding, in the report's order; boxes as ``x1 y1 x2 y2; …``."""
-    with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(COLUMNS)
+    with replaced(path) as temporary, temporary.open("w", **fix.AS_CSV) as file:
+        rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        rows.writeheader()
         for own in report.findings:
             boxes = "; ".join(map(fix.box_text, own.boxes_xyxy))
-            row = [own.kind, BY_NAME[own.kind].severity, own.part, own.image_id, own.path, own.detail, boxes,
-                   own.other_part or "", own.other_path or ""]  # fmt: skip
-            rows.writerow([fix.text(value) for value in row])
+            rows.writerow({**vars(own), "severity": BY_NAME[own.kind].severity, "boxes_xyxy": boxes})
 
 
 def counts(report: Report) -> dict[str, dict[str, int]]:
     """Of each kind that was found, most severe first: ``findings``, those in ``train`` and ``val``, ``boxes``."""
-    table = {}
-    for kind in KINDS:
-        if found := report.of_kind(kind.name):
-            of_train = sum(own.part == "train" for own in found)
-            boxes = sum(len(own.boxes_xyxy) for own in found)
-            table[kind.name] = {
-                "findings": len(found), "train": of_train, "val": len(found) - of_train, "boxes": boxes
-            }  # fmt: skip
-    return table
+    return {
+        kind.name: {
+            "findings": len(found), "train": (of_train := sum(own.part == "train" for own in found)),
+            "val": len(found) - of_train, "boxes": sum(len(own.boxes_xyxy) for own in found),
+        }
+        for kind in KINDS if (found := report.of_kind(kind.name))
+    }  # fmt: skip
 
 
 def write_summary(path: Path, report: Report, argv: Sequence[str], level: str) -> None:
@@ -180,8 +164,9 @@ def print_report(report: Report) -> None:
     for part, facts in report.facts.items():
         sizes = facts["face_sizes"]
         console.print(
-            f"{part}: {facts['images']:,} images ({size_text(facts['bytes'])}), {facts['faces']:,} faces, "
-            f"{facts['ignored_faces']:,} ignored, {facts['images_without_faces']:,} images without a face; "
+            f"{part}: {counted(facts['images'], 'image')} ({size_text(facts['bytes'])}), "
+            f"{counted(facts['faces'], 'face')}, {facts['ignored_faces']:,} ignored, "
+            f"{counted(facts['images_without_faces'], 'image')} without a face; "
             f"{sizes['below_8_px'] / (sizes['faces'] or 1):.1%} of the faces below {SMALL_PIXELS:.0f} pixels",
             highlight=False,
         )
@@ -191,7 +176,7 @@ def print_report(report: Report) -> None:
         table.add_row(
             name, f"[{_COLORS[severity]}]{severity}[/]", f"{row['train']:,}", f"{row['val']:,}",
             f"{row['boxes']:,}" if row["boxes"] else "",
-            escape(f"{example.image_id or fix.text(example.path)}: {example.detail}"),
+            escape(f"{example.image_id or example.path}: {example.detail}"),
         )  # fmt: skip
     if table.row_count:
         console.print(table)

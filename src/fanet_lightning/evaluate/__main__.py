@@ -21,10 +21,9 @@ def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
 
     if split is None:
         return dict(data)
-    if split not in SPLITS:
-        raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
-    if not isinstance(data.get("val"), Mapping) or "split" not in data["val"]:
-        raise InputError(f"split={split}: data={data['name']} has no splits; take data=wider_face, or leave split out")
+    known = SPLITS if isinstance(data.get("val"), Mapping) and "split" in data["val"] else ()
+    if split not in known:
+        raise InputError(f"split={split}: data={data['name']} has {', '.join(known) or 'no splits; leave split out'}")
     return {**data, "val": {**data["val"], "split": split}}
 
 
@@ -68,14 +67,9 @@ def main(argv: list[str]) -> int:
     source.check(train=False)
     run = name_of(checkpoint)
     data_name = data["name"] if split == "val" else f"{data['name']}_{split}"
-    default = Path("outputs/evaluate") / f"{data_name}_{options['protocol']['name']}" / run
-    out = Path(options["out"]) if options["out"] else default
-    evaluate(
-        checkpoint, source, options["protocol"], out, device=options["device"], precision=options["precision"],
-        workers=options["workers"], detection=options["detection"], resume=options["resume"],
-        lower_top=options["lower_top"], labelled=split != "test", attributes=options["attributes"],
-        errors=options["errors"], worst=options["worst"], detector=detector,
-    )  # fmt: skip
+    out = Path(options["out"] or f"outputs/evaluate/{data_name}_{options['protocol']['name']}/{run}")
+    more = {key: options[key] for key in ("workers", "resume", "lower_top", "attributes", "errors", "worst")}
+    evaluate(detector, source, options["protocol"], out, labelled=split != "test", **more)
     print(f"the results are in {out}")
     return 0
 

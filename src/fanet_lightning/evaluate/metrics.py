@@ -75,19 +75,21 @@ class DetectionMetric(Metric):
             faces_xyxy: n tensors (F_i, 4), the annotated faces; where no ground truth was given to the constructor.
             ignored: n tensors (F_i,) bool, faces that count neither way; by default none.
 
-        Raises:
-            ValueError: lengths or shapes that do not fit, numbers that are not finite, a negative side, an unknown
-                image, faces where there is a ground truth or none where there is not.
+        ValueError, and nothing is taken: lengths or shapes that do not fit, numbers that are not finite, a negative
+        side, an unknown image, faces where there is a ground truth or none where there is not.
         """
         given = [part for part in (boxes_xyxy, scores, faces_xyxy, ignored) if part is not None]
+        problem = None
         if isinstance(image_ids, str) or any(len(part) != len(image_ids) for part in given):
-            raise ValueError(f"{len(image_ids)} image ids, but tensors of {[len(part) for part in given]} images")
-        if (faces_xyxy is None) != (self.ground_truth is not None) or (ignored is not None and faces_xyxy is None):
-            raise ValueError("faces_xyxy and ignored are for metrics without a ground truth, which need faces_xyxy")
+            problem = f"{len(image_ids)} image ids, but tensors of {[len(part) for part in given]} images"
+        elif (faces_xyxy is None) != (self.ground_truth is not None) or (ignored is not None and faces_xyxy is None):
+            problem = "faces_xyxy and ignored are for metrics without a ground truth, which need faces_xyxy"
+        elif self._known is not None and (unknown := [own for own in image_ids if own not in self._known]):
+            problem = f"image '{unknown[0]}' is not in the ground truth"
+        if problem:
+            raise ValueError(problem)
         shown = []
         for i, image_id in enumerate(image_ids):
-            if self._known is not None and image_id not in self._known:
-                raise ValueError(f"image '{image_id}' is not in the ground truth")
             rows = _packed(image_id, "scores", boxes_xyxy[i], scores[i])
             faces = torch.empty(0, 5, dtype=torch.float64)
             if faces_xyxy is not None:
@@ -96,7 +98,6 @@ class DetectionMetric(Metric):
             name = image_id.encode()
             head = torch.tensor([len(name), len(rows), len(faces), *name], dtype=torch.float64)
             shown.append(torch.cat([head, rows.flatten(), faces.flatten()]))
-        # Only now, so that a mistake leaves no half of a batch behind.
         self.shown = [*self.shown, *shown]
 
     def compute(self) -> dict[str, Tensor]:
@@ -121,7 +122,6 @@ class DetectionMetric(Metric):
         finally:
             self._only_shown = False
 
-    @abstractmethod
     def _from_faces(self, faces: Faces) -> Any:
         """The ground truth of the images that were shown, their ids sorted."""
 
@@ -166,22 +166,19 @@ def _packed(image_id: str, what: str, boxes_xyxy: Tensor, column: Tensor) -> Ten
     values = torch.as_tensor(column).detach().cpu().double()
     if boxes.numel() == 0 and values.numel() == 0:
         return torch.empty(0, 5, dtype=torch.float64)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or values.shape != boxes.shape[:1]:
-        raise ValueError(f"{image_id}: boxes {tuple(boxes.shape)} and {what} {tuple(values.shape)}, need (n, 4), (n,)")
-    if not (boxes.isfinite().all() and values.isfinite().all() and (boxes[:, 2:] >= boxes[:, :2]).all()):
-        raise ValueError(f"{image_id}: a box or {what} that is not finite, or a negative side")
+    fits = boxes.ndim == 2 and boxes.shape[1] == 4 and values.shape == boxes.shape[:1]
+    if not (fits and boxes.isfinite().all() and values.isfinite().all() and (boxes[:, 2:] >= boxes[:, :2]).all()):
+        shapes = f"boxes {tuple(boxes.shape)} and {what} {tuple(values.shape)}"
+        raise ValueError(f"{image_id}: {shapes}, need (n, 4) and (n,), finite and no side negative")
     return torch.cat([boxes, values[:, None]], dim=1)
 
 
 class WiderFaceAP(DetectionMetric):
     """Average precision by the official WIDER FACE evaluation.
 
-    Args:
-        ground_truth: the official one (:func:`fanet_lightning.score.wider_face.ground_truth.read_ground_truth`), with
-            one value per setting: ``easy``, ``medium``, ``hard``. None: ``update`` gets the faces, and the one setting
-            is ``all``.
-
-    Scores are normalised over all images: a value over some of the images is not a part of the value over all.
+    With its ground truth (:func:`fanet_lightning.score.wider_face.ground_truth.read_ground_truth`) the values are
+    ``easy``, ``medium`` and ``hard``; with None ``update`` gets the faces, and the one value is ``all``. Scores are
+    normalised over all images: a value over some of the images is not a part of the value over all.
     """
 
     def _from_faces(self, faces: Faces) -> GroundTruth:
@@ -196,12 +193,9 @@ class WiderFaceAP(DetectionMetric):
 class CocoAP(DetectionMetric):
     """COCO's average precision of one category (:mod:`fanet_lightning.score.coco`).
 
-    Values: ``all`` (IoU 0.50 … 0.95), ``50``, ``75``, ``small``, ``medium``, ``large``. Ignored faces are crowds.
-
-    Args:
-        ground_truth: of one category (:meth:`CocoBenchmark.read_ground_truth`). None: ``update`` gets the faces.
-        max_detections: rows looked at per image.
-        backend: ``auto``, ``pycocotools`` or ``faster_coco_eval``, with the same numbers.
+    Values: ``all`` (IoU 0.50 … 0.95), ``50``, ``75``, ``small``, ``medium``, ``large``. Ignored faces are crowds. The
+    ground truth is :meth:`CocoBenchmark.read_ground_truth`'s; None: ``update`` gets the faces. ``max_detections`` rows
+    are looked at per image; ``backend``: ``auto``, ``pycocotools`` or ``faster_coco_eval``, with the same numbers.
     """
 
     def __init__(
@@ -227,12 +221,9 @@ class CocoAP(DetectionMetric):
 class PascalFaceAP(DetectionMetric):
     """Average precision by face-eval, for PASCAL face and AFW.
 
-    The one value is ``all``. Faces with a side below 30 pixels count neither way, as ignored ones.
-
-    Args:
-        ground_truth: from :class:`PascalFaceBenchmark` or :class:`AfwBenchmark`. None: ``update`` gets the faces.
-        alignment: fit position and size of all boxes to the labels first, as the protocol does; over the images of a
-            batch or a sample the fit is another than over all.
+    The one value is ``all``. Faces with a side below 30 pixels count neither way, as ignored ones. The ground truth is
+    of :class:`PascalFaceBenchmark` or :class:`AfwBenchmark`; None: ``update`` gets the faces. ``alignment``: fit
+    position and size of all boxes to the labels first, as the protocol does; of some images the fit is another.
     """
 
     def __init__(
@@ -250,22 +241,16 @@ class PascalFaceAP(DetectionMetric):
 
 
 class FddbRoc(DetectionMetric):
-    """FDDB's true-positive rates (:mod:`fanet_lightning.score.fddb.benchmark`), rectangles as detections.
+    """FDDB's true-positive rates (:class:`fanet_lightning.score.fddb.benchmark.FddbBenchmark`, which reads the ground
+    truth and has the choices of ``ellipses``), rectangles as detections.
 
     Values: ``discrete_1000``, ``discrete_2000``, ``discrete_max`` and ``continuous_…``, the rate at so many false
     positives.
-
-    Args:
-        ground_truth: ellipses and image sizes, from :meth:`FddbBenchmark.read_ground_truth`.
-        ellipses: what becomes of the rectangles, see :class:`FddbBenchmark`.
     """
 
     def __init__(self, ground_truth: FddbGroundTruth, ellipses: Ellipses = "as_given", **options: Any) -> None:
         super().__init__(ground_truth, **options)
         self.benchmark = FddbBenchmark(ellipses=ellipses)
-
-    def _from_faces(self, faces: Faces) -> FddbGroundTruth:
-        raise ValueError("FDDB needs a ground truth: its faces are ellipses")
 
     def _values(self, ground_truth: FddbGroundTruth, found: Found) -> Mapping[str, float]:
         predictions = FddbPredictions.from_detections(found, ground_truth.image_ids)

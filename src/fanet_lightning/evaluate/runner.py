@@ -1,12 +1,12 @@
 """Evaluating a detector: over all images with a journal, then scored and written."""
 
-import base64
 import hashlib
 import inspect
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,10 @@ from hydra.utils import get_object
 from rich.progress import track
 
 from fanet_lightning.cli.device import device_name
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check_values, counted
 from fanet_lightning.cli.files import check_names_free, check_writable, file_sha256, replaced
 from fanet_lightning.cli.provenance import (
     TRAINING_IMAGES_FILE,
-    TrainingImages,
     code_sha256,
     locked,
     made_by,
@@ -31,11 +30,11 @@ from fanet_lightning.cli.provenance import (
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TestScale
-from fanet_lightning.detect.detector import FaceDetector, open_detector
+from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.protocols import PassRecord, ScaleProtocol, build_protocol, full_settings
 from fanet_lightning.detect.stream import StreamSettings, found_in, in_threads, ready_bytes
-from fanet_lightning.models.pretrained import is_export, locate, name_of, weights_file
+from fanet_lightning.models.pretrained import is_export, name_of, weights_file
 from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.bootstrap import SAMPLES, method
@@ -74,7 +73,6 @@ GRID_SIDE = 2048
 class Inferred(NamedTuple):
     """One image: its faces in pixels of the original image, the passes over it, and the seconds that it took."""
 
-    image_id: str
     detections: Detections
     passes: list[PassRecord]
     seconds: float
@@ -93,33 +91,12 @@ def images_sha256(records: Sequence[ImageRecord]) -> str:
 def _code(*nodes: Mapping[str, Any] | None) -> str:
     """Over the package's modules and those of a network's or protocol's ``_target_`` outside the package."""
     targets = [str((node or {}).get("_target_") or __name__) for node in nodes]
-    own = [inspect.getfile(get_object(target)) for target in targets if not target.startswith("fanet_lightning.")]
-    return hashlib.sha256(b"\0".join([code_sha256().encode(), *(Path(file).read_bytes() for file in own)])).hexdigest()
-
-
-def to_plain(item: Inferred) -> dict[str, Any]:
-    """A line of the journal, with the bytes of boxes and scores: they come back equal to the last bit."""
-    boxes, scores = (
-        base64.b64encode(np.ascontiguousarray(value, "<f4").tobytes()).decode() for value in item.detections.numpy()
-    )
-    passes = [list(step) for step in item.passes]
-    return {
-        "image_id": item.image_id, "boxes_xyxy": boxes, "scores": scores, "passes": passes, "seconds": item.seconds
-    }  # fmt: skip
-
-
-def done_before(journal: Journal) -> dict[str, Inferred]:
-    """The images that an earlier process left in a journal with the same settings."""
-    done = {}
-    for line in journal.lines if journal.resumed else ():
-        boxes, scores = (
-            torch.from_numpy(np.frombuffer(base64.b64decode(line[name]), "<f4").copy())
-            for name in ("boxes_xyxy", "scores")
-        )
-        passes = [PassRecord(*step) for step in line["passes"]]
-        found = Detections(boxes.reshape(-1, 4), scores)
-        done[line["image_id"]] = Inferred(line["image_id"], found, passes, line["seconds"])
-    return done
+    digest = hashlib.sha256(code_sha256().encode())
+    for found in (get_object(target) for target in targets if not target.startswith("fanet_lightning.")):
+        module = inspect.getmodule(found.func if isinstance(found, partial) else found)
+        if file := getattr(module, "__file__", None):
+            digest.update(b"\0" + Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def detect_records(
@@ -127,87 +104,77 @@ def detect_records(
 ) -> dict[str, Inferred]:
     """Faces of every image by image id, in the records' order; those that the journal has are not looked at again.
 
-    Args:
-        detector: boxes come out in pixels of the original image, clipped to it.
-        scale: a single test scale, or several.
-        workers: threads that read and resize images.
-        journal: open; what is found is added to it image by image.
-
-    Raises:
-        InputError: a file is missing or broken, does not fit into memory, or the journal's disk is full.
+    Boxes are in pixels of the original image, clipped to it. ``workers``: threads that read and resize images.
+    InputError: a file is missing or broken, does not fit into memory, or the journal's disk is full.
     """
-    found = done_before(journal)
+    found = {}
+    # What an earlier process has left: float32 comes back from JSON equal to the last bit.
+    for line in journal.lines if journal.resumed else ():
+        detections = Detections(torch.tensor(line["boxes_xyxy"]).reshape(-1, 4), torch.tensor(line["scores"]))
+        passes = [PassRecord(*step) for step in line["passes"]]
+        found[line["image_id"]] = Inferred(detections, passes, line["seconds"])
     missing = [record for record in records if record.image_id not in found]
     prepare, threads, most = StreamSettings(scale, 0.0).prepare, max(1, workers), max(1, 2 * workers)
     start = time.perf_counter()
     read = in_threads(missing, lambda record: prepare(record.path), threads=threads, most=most, size=ready_bytes)
     for record, reading in track(read, "detecting", len(missing), disable=not sys.stderr.isatty()):
         [(detections, passes)] = found_in(scale, detector.backend, [reading.result()])
-        now = time.perf_counter()
-        found[record.image_id] = item = Inferred(record.image_id, detections, passes, now - start)
-        start = now
-        journal.append(to_plain(item))
+        start, seconds = (now := time.perf_counter()), now - start
+        found[record.image_id] = Inferred(detections, passes, seconds)
+        journal.append({
+            "image_id": record.image_id, "boxes_xyxy": detections.boxes_xyxy.tolist(),
+            "scores": detections.scores.tolist(), "passes": list(map(list, passes)), "seconds": seconds,
+        })  # fmt: skip
     return {record.image_id: found[record.image_id] for record in records}
 
 
 def evaluate(
-    checkpoint: Path | str,
+    detector: FaceDetector,
     source: Any,
     protocol: Mapping[str, Any],
     out: Path,
     *,
-    device: str = "auto",
-    precision: str = "auto",
     workers: int = 1,
-    detection: Mapping[str, Any] | None = None,
     resume: str | bool = "auto",
     lower_top: float = 0.0,
     labelled: bool = True,
     attributes: bool = False,
     errors: bool = False,
     worst: int = 200,
-    detector: FaceDetector | None = None,
 ) -> dict[str, float]:
-    """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
+    """Run a detector over the validation images of ``source`` and score it by the source's benchmark.
 
     Writes ``predictions`` in the benchmark's own format, ``scores.json``, its curves, ``detections.*``,
     ``scales.json`` (the passes over each image) and the list of the model's training images. Until it has ended, what
     was found is in ``unfinished.jsonl``.
 
     Args:
-        checkpoint: see :func:`fanet_lightning.models.pretrained.locate`; or an export's ``.onnx`` file.
+        detector: of a file, as :func:`fanet_lightning.detect.detector.open_detector` gives it.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
         protocol: ``name`` and what :func:`fanet_lightning.detect.protocols.build_protocol` reads.
-        out: folder, made if need be.
-        device, precision, detection: see :func:`fanet_lightning.detect.detector.open_detector`.
+        out: folder, made if need be; InputError: it is in use, or holds results of the other kind.
         workers: threads that read and resize images.
         resume: ``auto`` resumes where an evaluation with the same settings was cut off; False starts over.
-        lower_top: fraction of its height by which a box's top edge is moved down before it is written, see
-            :func:`fanet_lightning.score.pascal_face.average_precision.lower_top`.
+        lower_top: fraction of its height by which a box's top edge is moved down before it is written.
         labelled: False for images without labels: instead of scores, ``submission.zip`` for WIDER's test server.
-        attributes, errors, worst: with WIDER's ground truth also :func:`report.error_gallery.report_by_attribute` and
-            :func:`report.error_gallery.report_errors`.
-        detector: ``checkpoint`` as :func:`open_detector` gives it with these options, where it is open already.
+        attributes, errors, worst: what of :mod:`fanet_lightning.report.error_gallery` is written, for WIDER FACE alone.
 
-    Returns:
-        AP per setting, in [0, 1]; empty without labels and for a benchmark without AP.
-
-    Raises:
-        InputError: see :mod:`detect.detector` and :mod:`data`; ``out`` is in use, or holds results of the other kind.
+    Returns AP per setting, in [0, 1]; empty without labels and for a benchmark without AP.
     """
-    stated, checkpoint = str(checkpoint), locate(checkpoint)
-    if resume not in ("auto", False):
-        raise InputError(f"resume={resume}: take auto (resume where it was cut off) or false (start over)")
-    if isinstance(lower_top, bool) or not 0 <= lower_top < 1:
-        raise InputError(f"lower_top={lower_top}: give a fraction of a box's height, at least 0 and below 1")
+    checkpoint = detector.source
+    assert checkpoint is not None
+    check_values(
+        {"resume": resume, "lower_top": lower_top},
+        ("auto (resume where it was cut off) or false (start over)", ("auto", False).__contains__, "resume"),
+        ("a fraction of a box's height, at least 0 and below 1", lambda fraction: 0 <= fraction < 1, "lower_top"),
+    )
     _check_out(out, labelled)
     if (attributes or errors) and not (labelled and isinstance(source.benchmark(), WiderFaceBenchmark)):
         raise InputError(f"attributes=true and errors=true need WIDER FACE's labels, not data={source.name}")
     scale = build_protocol(protocol)
-    detector = detector or open_detector(checkpoint, device, precision, detection)
-    records, name = source.val(), protocol["name"]
+    records = source.val()
     origin = {
-        **made_by(sys.argv, checkpoint=stated, packages=PACKAGES),
+        **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
         "checkpoint_sha256": file_sha256(weights_file(checkpoint)), "protocol_settings": full_settings(protocol),
         "data": source.name, "device": device_name(detector.runs_on), "precision": detector.precision,
         "detection": detector.detection, "lower_top": lower_top, "network": detector.network_options,
@@ -215,16 +182,17 @@ def evaluate(
     # An export brings its graph along, whatever module it was made from.
     code = _code(None if is_export(checkpoint) else detector.network_options, protocol)
     settings = {"version": VERSION, **{key: origin[key] for key in DEPENDS_ON}, "code": code}
-    label = f"{source.name}, {len(records)} images, protocol {name}"
+    images = f"{counted(len(records), 'image')}, protocol {protocol['name']}"
+    label = f"{source.name}, {images}"
     with locked(out, "run of evaluate"):
         settings["images"] = images_sha256(records)
         journal = Journal(out / JOURNAL_FILE, settings, resume=resume == "auto", checksums=True)
-        print(f"detecting faces in {len(records)} images, protocol {name}, {origin['device']}")
+        print(f"detecting faces in {images}, {origin['device']}", flush=True)
         if journal.refused:
-            print(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})")
+            print(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})", flush=True)
         elif journal.resumed:
-            print(f"resuming: {len(journal.lines)} images are done already; resume=false starts over")
-        sys.stdout.flush()
+            done = counted(len(journal.lines), "image")
+            print(f"resuming: {done} done already; resume=false starts over", flush=True)
         with journal:
             found = detect_records(detector, records, scale, workers, journal)
         # Images of an earlier process by the time that they took there.
@@ -240,11 +208,22 @@ def evaluate(
             predictions = {key: (lowered(boxes, lower_top), scores) for key, (boxes, scores) in predictions.items()}
         ap: dict[str, float] = {}
         if labelled:
-            ap = _score(out, source, predictions, label, name, origin, detector.training_images)
-            if attributes or errors:
-                _report_more(out, source, records, label, origin, attributes, errors, worst)
+            ap = _score(out, source, predictions, label, origin, detector)
         else:
-            _pack_unscored(out, source, predictions, name, origin)
+            _pack_unscored(out, source, predictions, origin)
+        # matplotlib, which only the end of an evaluation needs
+        from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
+
+        if attributes:
+            report_by_attribute(source.ground_truth(), out / "predictions", out, title=label, made_by=origin)
+        if errors:
+            # The folder of the events: the image's path without its id.
+            pictures = records[0].path.parents[records[0].image_id.count("/")]
+            missing = report_errors(
+                source.ground_truth(), out / "predictions", out, title=label, pictures=pictures, worst=worst
+            )
+            if missing:
+                print(f"warning: {missing}", file=sys.stderr)
         _draw(out, checkpoint, records, found, label)
         journal.path.unlink()
     return ap
@@ -261,13 +240,7 @@ def _check_out(out: Path, labelled: bool) -> None:
 
 
 def _score(
-    out: Path,
-    source: Any,
-    detections: DetectionsByImage,
-    label: str,
-    protocol: str,
-    origin: Mapping[str, Any],
-    training_images: Sequence[TrainingImages] | None,
+    out: Path, source: Any, detections: DetectionsByImage, label: str, origin: Mapping[str, Any], detector: FaceDetector
 ) -> dict[str, float]:
     """Write the predictions and score what was written, so that ``score`` on these files gives the same to the last
     digit; it learns what the model was trained on by a list next to the predictions."""
@@ -276,17 +249,17 @@ def _score(
     scores: Scores = benchmark.score(ground_truth, out / "predictions")
     intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
     found, listed = None, out / TRAINING_IMAGES_FILE
-    if training_images is None:
+    if detector.training_images is None:
         listed.unlink(missing_ok=True)  # an earlier evaluation's, of another model
         print("the checkpoint does not name its training images", file=sys.stderr)
     else:
         scored = (source.name, getattr(source, "val_split", None))
-        write_training_images(listed, training_images, scored)
-        found = trained_on(training_images, scores.image_ids, *scored)
+        write_training_images(listed, detector.training_images, scored)
+        found = trained_on(detector.training_images, scores.image_ids, *scored)
         if found.warning:
             print(f"warning: {found.warning}", file=sys.stderr)
     write_scores(
-        out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method(),
+        out, scores, intervals, protocol=origin["protocol_settings"]["name"], made_by=origin, intervals_method=method(),
         further=scores_entry(found),
     )  # fmt: skip
     print_scores(scores, intervals, label)
@@ -295,42 +268,19 @@ def _score(
     return dict(scores.values.get("ap", {}))
 
 
-def _report_more(
-    out: Path,
-    source: Any,
-    records: Sequence[ImageRecord],
-    label: str,
-    origin: Mapping[str, Any],
-    attributes: bool,
-    errors: bool,
-    worst: int,
-) -> None:
-    from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
-
-    truth, predictions = source.ground_truth(), out / "predictions"
-    if attributes:
-        report_by_attribute(truth, predictions, out, title=label, made_by=origin)
-    if errors:
-        # The folder of the events: the image's path without its id.
-        images = records[0].path.parents[records[0].image_id.count("/")]
-        missing = report_errors(truth, predictions, out, title=label, pictures=images, worst=worst)
-        if missing:
-            print(f"warning: {missing}", file=sys.stderr)
-
-
-def _pack_unscored(
-    out: Path, source: Any, detections: DetectionsByImage, protocol: str, origin: Mapping[str, Any]
-) -> None:
+def _pack_unscored(out: Path, source: Any, detections: DetectionsByImage, origin: Mapping[str, Any]) -> None:
     """Predictions without labels: the archive for the test server, and how it came about."""
     source.benchmark().write_predictions(out / "predictions", source.ground_truth(), detections)
-    archive = out / SUBMISSION_FILE
-    packed = write_submission(archive, out / "predictions", list(detections))
-    record = {"protocol": protocol, "images": len(packed.image_ids), "boxes": len(packed.scores), "made_by": origin}
+    packed = write_submission(out / SUBMISSION_FILE, out / "predictions", list(detections))
+    record = {
+        "protocol": origin["protocol_settings"]["name"], "images": len(packed.image_ids), "boxes": len(packed.scores),
+        "made_by": origin,
+    }  # fmt: skip
     with replaced(out / SUBMISSION_RECORD) as path:
         path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(
-        f"no labels, so no scores: {archive} holds {len(packed.scores):,} boxes of {len(packed.image_ids):,} images "
-        "in the layout that WIDER FACE's test server takes"
+        f"no labels, so no scores: {out / SUBMISSION_FILE} holds {len(packed.scores):,} boxes of "
+        f"{counted(len(packed.image_ids), 'image')} in the layout that WIDER FACE's test server takes"
     )
 
 
@@ -338,7 +288,6 @@ def _draw(
     out: Path, checkpoint: Path, records: Sequence[ImageRecord], found: Mapping[str, Inferred], label: str
 ) -> None:
     """Draw the curves, where there are some, and a grid of detections."""
-    # matplotlib, which only the end of an evaluation needs
     from fanet_lightning.report.figures import detection_grid, save_figure
     from fanet_lightning.report.plot import CURVE_FILES, plot_scores
 

@@ -16,7 +16,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import check_replaceable, check_writable, file_sha256, replaced_folder
 from fanet_lightning.cli.provenance import TRAINING_IMAGES_FILE, merged, read_record
 from fanet_lightning.models.fanet import Network, flops, inference_parameters
@@ -140,7 +140,8 @@ def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dic
         made_by, benchmark, protocol = content["made_by"], content["benchmark"], content["protocol"]
         own, images = made_by["checkpoint_sha256"], content["images"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"scores: {source} is no folder that evaluate has written ({error!r:.80})") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"scores: {source} is no folder that evaluate has written ({reason})") from error
     if own not in known:
         raise InputError(
             f"scores: {source} is about other weights (sha256 {own[:12]}…); evaluate this checkpoint, or with "

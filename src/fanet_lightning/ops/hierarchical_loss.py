@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.provenance import as_given
+from fanet_lightning.cli.errors import InputError, as_given
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.assigners import assign_atss, assign_simota
 from fanet_lightning.ops.boxes import decode, encode, paired_iou

@@ -19,17 +19,13 @@ def write_report(runs: Path, out: Path | None = None, *, baseline: str | None = 
         baseline: a row of the table, or the name or folder of a run, that all others are compared with.
         bootstrap: resamples of the images; 0: no intervals over images.
 
-    Returns:
-        The tables as Markdown.
-
-    Raises:
-        InputError: no run, none called ``baseline``, an ``out`` that cannot be written or that holds something other
-            than a report.
+    Returns the tables as Markdown. InputError: no run, none called ``baseline``, an ``out`` that cannot be written or
+    that holds something other than a report.
     """
     # Looking takes milliseconds, loading matplotlib seconds: refuse before it is loaded.
     out = out or runs / "report"
     check_writable(out)
-    check_replaceable(out, "a report", lambda entry: entry.name in (PAGE_FILE, TABLE_FILE, FIGURES_FOLDER))
+    check_replaceable(out, "a report", (PAGE_FILE, TABLE_FILE, FIGURES_FOLDER))
     from fanet_lightning.report.figures import save_figure
     from fanet_lightning.report.runs import find_runs
     from fanet_lightning.report.sweep import build_parts, markdown, page

@@ -10,10 +10,10 @@ sides have. Neither is ever added to the other.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
 from fanet_lightning.report.runs import STEPS, Evaluation, Step
@@ -26,14 +26,11 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """AP, or a difference of two, in [-1, 1].
+    """AP, or a difference of two, in [-1, 1]: ``value`` is the mean over seeds, on the images as they are.
 
-    ``value``       mean over seeds, on the images as they are.
-    ``per_seed``    seed → value.
-    ``over_images`` 95 % bootstrap interval of the mean, the networks held fixed; None without counts per image.
+    ``over_images`` 95 % bootstrap interval of the mean, the networks held fixed; None, and why it is ``missing``.
     ``seed_sd``     standard deviation between seeds (n - 1); None with one seed.
     ``over_seeds``  95 % t interval of the mean over seeds; None with one seed.
-    ``missing``     why there is no interval over images.
     """
 
     value: float
@@ -45,25 +42,15 @@ class Estimate:
 
 
 class Resampler:
-    """Bootstrap over images, each evaluation resampled once, the same images for all.
-
-    Args:
-        samples: resamples; 0: no interval.
-    """
+    """Bootstrap over images, each evaluation resampled once, the same images for all; ``samples`` 0: no interval."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
-        self._known: dict[tuple[Evaluation, str], npt.NDArray[np.float64]] = {}
+        self._resampled = cache(lambda evaluation: bootstrap_ap(evaluation.counts, samples))
 
-    def ap(self, evaluations: Evaluations, setting: str) -> Estimate | None:
-        """AP over the seeds of one variant; None where no seed has that setting."""
-        return self._estimate([(1.0, evaluations)], setting)
-
-    def difference(self, after: Evaluations, before: Evaluations, setting: str) -> Estimate | None:
-        """AP(after) - AP(before) over the seeds that both sides have; None where they have none in common."""
-        return self._estimate([(1.0, after), (-1.0, before)], setting)
-
-    def _estimate(self, sides: Sequence[tuple[float, Evaluations]], setting: str) -> Estimate | None:
+    def estimate(self, setting: str, after: Evaluations, before: Evaluations | None = None) -> Estimate | None:
+        """AP(after), less AP(before) where that is given, over the seeds that have both; None where none has."""
+        sides = [(1.0, after), *([] if before is None else [(-1.0, before)])]
         seeds = sorted(set.intersection(*({seed for seed in own if setting in own[seed].ap} for _, own in sides)))
         if not seeds:
             return None
@@ -72,7 +59,8 @@ class Resampler:
         over_images, over_seeds, sd = None, None, None
         missing = self._why_not([own for _, own in terms], setting)
         if missing is None:
-            samples = np.sum([sign * self._samples(own, setting) for sign, own in terms], axis=0) / len(seeds)
+            own_samples = [sign * self._resampled(own)[setting].samples for sign, own in terms]
+            samples = np.sum(own_samples, axis=0) / len(seeds)
             over_images = interval_of(float(values.mean()), samples)[1:3]
         if len(seeds) > 1:
             sd = float(values.std(ddof=1))
@@ -80,12 +68,6 @@ class Resampler:
             over_seeds = (float(values.mean()) - half, float(values.mean()) + half)
         per_seed = dict(zip(seeds, values.tolist(), strict=True))
         return Estimate(float(values.mean()), per_seed, over_images, sd, over_seeds, missing)
-
-    def _samples(self, evaluation: Evaluation, setting: str) -> npt.NDArray[np.float64]:
-        if (evaluation, setting) not in self._known:
-            for name, interval in bootstrap_ap(evaluation.counts, self.samples).items():
-                self._known[evaluation, name] = interval.samples
-        return self._known[evaluation, setting]
 
     def _why_not(self, evaluations: Sequence[Evaluation], setting: str) -> str | None:
         if self.samples == 0:
@@ -107,14 +89,10 @@ class Verdict(NamedTuple):
 
 
 def verdict(difference: Estimate, paper_points: float | None = None) -> Verdict:
-    """Whether a difference is there, and has the sign of the paper's.
+    """Whether a difference is there, and has the sign of the paper's; 0: the paper sees none; None: nothing of it.
 
     It counts as seen when the interval over images excludes 0, and with several seeds the interval over seeds, too;
     each is asked by itself.
-
-    Args:
-        difference: ours.
-        paper_points: the paper's; 0 means that the paper sees none, None that there is nothing of the paper's.
     """
     if difference.over_images is None:
         return Verdict(f"no interval: {difference.missing}", "none")
@@ -144,14 +122,12 @@ class StepResult(NamedTuple):
 def steps(by_cell: Mapping[str, Evaluations], resampler: Resampler) -> list[StepResult]:
     """The paper's steps in every setting, of those with both sides, and a seed in common, among the runs.
 
-    Args:
-        by_cell: the paper's name of a network (``level2_hl``) → seed → how it did.
-        resampler: of the images.
+    ``by_cell``: the paper's name of a network (``level2_hl``) → seed → how it did.
     """
     results = []
     for step in STEPS:
         for setting in SETTINGS if step.after in by_cell and step.before in by_cell else ():
-            ours = resampler.difference(by_cell[step.after], by_cell[step.before], setting)
+            ours = resampler.estimate(setting, by_cell[step.after], by_cell[step.before])
             if ours is not None:
                 paper = step.difference_percent(setting)
                 results.append(StepResult(step, setting, ours, paper, verdict(ours, paper)))

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import check_replaceable, replaced_folder
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.report.figures import attribute_figure, event_figure, save_figure
@@ -49,16 +48,7 @@ SCRIPTS = ("model.js", "view.js", "page.js")
 ERROR_PAGE = "errors"
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_OWN = (INDEX_FILE, DATA_FILE, STYLE, *SCRIPTS, *COPIES)
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """What was written: ``images`` are shown, those in ``blank`` without pixels."""
-
-    index: Path
-    images: int
-    blank: list[str]
+_OWN = (DATA_FILE, INDEX_FILE, STYLE, *SCRIPTS, *COPIES)
 
 
 def write_error_gallery(
@@ -67,59 +57,49 @@ def write_error_gallery(
     predictions: Predictions,
     *,
     title: str,
-    setting: str = "hard",
     images_root: Path | None = None,
     images: int = 200,
     errors: ErrorTypes | None = None,
-) -> Gallery:
+) -> tuple[int, list[str]]:
     """Write the gallery into ``folder``, which appears whole or not at all; an earlier one there is replaced.
 
     Images come in the order of the AP that their errors cost, :func:`lost_ap.gain_per_image`. What ``folder`` holds
     needs nothing from outside, so it can be moved and sent.
 
     Args:
-        ground_truth: faces with ``attributes`` can be filtered by them.
-        predictions: of the same images in the same order.
-        setting: which faces count.
+        ground_truth: those of its last setting count, the hardest; faces with ``attributes`` can be filtered by them.
+        predictions: of the same images in the same order; ``errors``: of these, where they are at hand already.
         images_root: folder with ``event/name.jpg`` (``.jpeg``, ``.png``). None: boxes on blank ground.
         images: at most so many images are shown, at least 1.
-        errors: of these predictions, where they are at hand already.
 
-    Raises:
-        InputError: ``folder`` holds something else than a gallery, or cannot be written; ``images_root`` has none of
-            the images.
+    Returns how many images it shows, and which of those in ``images_root`` without pixels. InputError: ``folder`` holds
+    something else than a gallery; ``images_root`` has none of the images.
     """
-    check_replaceable(folder, "an error gallery", lambda entry: entry.name in _OWN and (folder / DATA_FILE).is_file())
+    check_replaceable(folder, "an error gallery", _OWN)
     errors = error_types(ground_truth, predictions) if errors is None else errors
-    gains = gain_per_image(errors, setting)
+    gains = gain_per_image(errors, list(errors.settings)[-1])
     # Where no face counts every gain is NaN, and the images stay in their order.
     shown = np.argsort(-np.nan_to_num(gains), kind="stable")[:images].tolist()
     ids = [ground_truth.image_ids[i] for i in shown]
     places = [[] if images_root is None else [images_root / f"{own}{suffix}" for suffix in SUFFIXES] for own in ids]
     paths = [next(filter(Path.is_file, own), None) for own in places]
     if images_root is not None and not any(paths):
-        raise InputError(
-            f"images of the error gallery: {images_root} has none of them, the first would be {ids[0]}.jpg; "
-            "give the folder with the event folders"
-        )
+        missing = f"{images_root} has none of them, the first would be {ids[0]}.jpg"
+        raise InputError(f"images of the error gallery: {missing}; give the folder with the event folders")
     with replaced_folder(folder) as temporary:
         # Numbers for names: an image may be called anything.
         names = [f"{number:04d}.jpg" for number in range(1, len(shown) + 1)]
         copies = [_copy(path, temporary, name) for path, name in zip(paths, names, strict=True)]
         content = {
             "title": title,
-            **_run_content(errors, predictions.scores, setting),
+            **_run_content(errors, predictions.scores),
             "attributes": [(name, list(ATTRIBUTE_VALUES[name])) for name in ground_truth.attributes],
             "pictures": [
-                {
-                    "gain": defined(float(gains[i])),
-                    "file": name if size else None,
-                    "reason": reason,
-                    **_image_content(ground_truth, predictions, errors, setting, i, size),
-                }
+                {"gain": defined(float(gains[i])), "file": name if size else None, "reason": reason,
+                 **_image_content(ground_truth, predictions, errors, i, size)}
                 for i, name, (size, reason) in zip(shown, names, copies, strict=True)
             ],
-        }
+        }  # fmt: skip
         # A script, since a page opened as a file may not read a .json next to it. ASCII, so no encoding can matter.
         data = json.dumps(content, separators=(",", ":"), allow_nan=False)
         (temporary / DATA_FILE).write_text(f"window.FANET_ERRORS={data};\n", encoding="ascii")
@@ -128,8 +108,7 @@ def write_error_gallery(
         template = _TEMPLATES / "index.html.jinja"
         page = render(template, run=content, scripts=(DATA_FILE, *SCRIPTS), style=STYLE, max_rows=MAX_ROWS)
         (temporary / INDEX_FILE).write_text(page, encoding="utf-8")
-    blank = [own for own, (size, _) in zip(ids, copies, strict=True) if size is None and images_root is not None]
-    return Gallery(folder / INDEX_FILE, len(shown), blank)
+    return len(shown), [own for own, (size, _) in zip(ids, copies, strict=True) if images_root and not size]
 
 
 def _copy(source: Path | None, folder: Path, name: str) -> tuple[tuple[int, int] | None, str | None]:
@@ -148,10 +127,11 @@ def _copy(source: Path | None, folder: Path, name: str) -> tuple[tuple[int, int]
     return size, None
 
 
-def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64], setting: str) -> dict[str, Any]:
+def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
     """Numbers of the whole run: AP, what each type of error costs; ``proposals`` and ``hits`` that reach each of 1,000
     ``thresholds``, descending in the scale of the scores; ``start`` is the threshold of the best F1."""
-    own, lost = errors.settings[setting], lost_ap(errors)[setting]
+    setting, own = list(errors.settings.items())[-1]
+    lost = lost_ap(errors)[setting]
     # The scale of the normalisation, undone; see curves.normalise_scores.
     low, high = min(1.0, float(scores.min(initial=1.0))), max(0.0, float(scores.max(initial=0.0)))
     thresholds = THRESHOLDS * (high - low) + low if high > low else np.full(POINTS, low)
@@ -162,27 +142,15 @@ def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64], setting: s
     faces = own.counted_faces
     f1 = 2 * hits / np.maximum(proposals + faces, 1)
     return {
-        "setting": setting,
-        "ap": defined(lost.ap),
-        "dap": {name: defined(gain) for name, gain in lost.gains.items()},
-        "rows": own.rows(),
-        "faces": faces,
-        "states": own.faces(),
-        "images": errors.images,
-        "thresholds": _digits(thresholds),
-        "proposals": proposals.tolist(),
-        "hits": hits.tolist(),
+        "setting": setting, "ap": defined(lost.ap), "dap": {name: defined(gain) for name, gain in lost.gains.items()},
+        "rows": own.rows(), "faces": faces, "states": own.faces(), "images": errors.images,
+        "thresholds": _digits(thresholds), "proposals": proposals.tolist(), "hits": hits.tolist(),
         "start": _digits(thresholds[[int(f1.argmax())]])[0],
-    }
+    }  # fmt: skip
 
 
 def _image_content(
-    ground_truth: GroundTruth,
-    predictions: Predictions,
-    errors: ErrorTypes,
-    setting: str,
-    image: int,
-    size: tuple[int, int] | None,
+    truth: GroundTruth, predictions: Predictions, errors: ErrorTypes, image: int, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     """Faces and rows of one image of ``size``, which is None without a copy of it.
 
@@ -190,7 +158,7 @@ def _image_content(
     (both null where there is none), a label per attribute. ``rows``: x, y, w, h, score, kind, number of the nearest
     face in this list or -1, overlap; by descending score.
     """
-    own = errors.settings[setting]
+    own = list(errors.settings.values())[-1]
     rows = np.arange(*predictions.starts[image : image + 2].tolist())
     rows = rows[np.argsort(-predictions.scores[rows], kind="stable")]
     first, last = np.searchsorted(errors.image_of_faces, [image, image + 1]).tolist()
@@ -199,36 +167,22 @@ def _image_content(
     for scores, kind in ((found_at, Kind.HIT), (near_at, Kind.LOCALISATION)):
         of_kind = own.kinds[rows] == kind
         np.maximum.at(scores, nearest[of_kind], predictions.scores[rows[of_kind]])
-    boxes, kept = ground_truth.boxes_xywh[image], rows[:MAX_ROWS]
+    boxes, kept = truth.boxes_xywh[image].reshape(-1, 4), rows[:MAX_ROWS]
+    found_boxes = predictions.boxes_xywh[kept]
     # A blank ground that holds the boxes with a margin.
-    drawn = np.concatenate([boxes.reshape(-1, 4), predictions.boxes_xywh[kept]])
+    drawn = np.concatenate([boxes, found_boxes])
     ground = np.ceil(1.02 * (drawn[:, :2] + np.maximum(drawn[:, 2:], 0)).max(axis=0, initial=0)).astype(int)
+    counts = (own.states[first:last] != FaceState.UNCOUNTED).astype(int)
+    labels = (values[image].tolist() for values in truth.attributes.values())
+    faces = zip(*boxes.round(1).T.tolist(), counts.tolist(), _digits(found_at), _digits(near_at), *labels, strict=True)
+    columns = (*found_boxes.round(1).T, own.kinds[kept], nearest[: len(kept)], errors.overlaps[kept].round(3))
+    x, y, w, h, *rest = (column.tolist() for column in columns)
     return {
-        "id": ground_truth.image_ids[image],
+        "id": truth.image_ids[image],
         "size": size or ground.clip(32).tolist(),
         "rows_left_out": len(rows) - len(kept),
-        "faces": [
-            [*box, int(state != FaceState.UNCOUNTED), *at]
-            for box, state, *at in zip(
-                np.round(boxes, 1).tolist(),
-                own.states[first:last].tolist(),
-                _digits(found_at),
-                _digits(near_at),
-                *(labels[image].tolist() for labels in ground_truth.attributes.values()),
-                strict=True,
-            )
-        ],
-        "rows": [
-            [*box, *rest]
-            for box, *rest in zip(
-                np.round(predictions.boxes_xywh[kept], 1).tolist(),
-                _digits(predictions.scores[kept]),
-                own.kinds[kept].tolist(),
-                nearest[: len(kept)].tolist(),
-                np.round(errors.overlaps[kept], 3).tolist(),
-                strict=True,
-            )
-        ],
+        "faces": list(faces),
+        "rows": list(zip(x, y, w, h, _digits(predictions.scores[kept]), *rest, strict=True)),
     }
 
 
@@ -251,14 +205,9 @@ def report_errors(
     Args:
         predictions: in the official text layout, folder or ``.zip``.
         title: data and protocol, over the gallery.
-        pictures: folder with ``event/name.jpg``; None: boxes on blank ground.
-        worst: at most so many images are in the gallery.
+        pictures, worst: ``images_root`` and ``images`` of :func:`write_error_gallery`.
 
-    Returns:
-        One line about images that cannot be shown, or None.
-
-    Raises:
-        InputError: bad predictions, ``pictures`` without the images, ``out`` cannot be written.
+    Returns one line about images that cannot be shown, or None.
     """
     read = read_predictions(predictions, ground_truth.image_ids, known_ids=ground_truth.whole_ids)
     errors = error_types(ground_truth, read)
@@ -266,15 +215,13 @@ def report_errors(
     if out is None:
         return None
     write_errors(out, errors)
-    # The last setting is the hardest: it has all the faces of the others.
-    gallery = write_error_gallery(
-        out / ERROR_PAGE, ground_truth, read, title=title, setting=list(ground_truth.counted)[-1],
-        images_root=pictures, images=worst, errors=errors,
-    )  # fmt: skip
-    print(f"written: {gallery.index}, the {gallery.images} worst of {errors.images:,} images")
-    some = f"{', '.join(gallery.blank[:3])}{', …' if len(gallery.blank) > 3 else ''}"
-    blank = f"{len(gallery.blank)} of {gallery.images} images on {gallery.index} cannot be shown: {some}"
-    return blank if gallery.blank else None
+    count, blank = write_error_gallery(
+        out / ERROR_PAGE, ground_truth, read, title=title, images_root=pictures, images=worst, errors=errors
+    )
+    index = out / ERROR_PAGE / INDEX_FILE
+    print(f"written: {index}, the {count} worst of {counted(errors.images, 'image')}")
+    some = f"{', '.join(blank[:3])}{', …' if len(blank) > 3 else ''}"
+    return f"{len(blank)} of {counted(count, 'image')} on {index} cannot be shown: {some}" if blank else None
 
 
 def report_by_attribute(
@@ -296,9 +243,6 @@ def report_by_attribute(
         title: data and protocol, over table and figures.
         bootstrap: see :func:`fanet_lightning.score.analysis.attributes.score_attributes`.
         within: which faces count; None: those of the hardest setting.
-
-    Raises:
-        InputError: bad predictions, no such setting, numbers out of range, ``out`` cannot be written.
     """
     own, *others = (
         read_predictions(source, ground_truth.image_ids, known_ids=ground_truth.whole_ids)

@@ -19,11 +19,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.ops.draw import confidence_colors
 from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
 from fanet_lightning.score.curves import Curve
+from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.wider_face.published import (
     FULL_NAMES,
     HOMEPAGE,
@@ -35,14 +35,9 @@ from fanet_lightning.score.wider_face.published import (
 
 # Vector text stays text in the PDF (TrueType, not the Type 3 that many publishers refuse).
 STYLE: dict[Any, Any] = {
-    "pdf.fonttype": 42,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "axes.axisbelow": True,
-}
+    "pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "0.9", "axes.axisbelow": True,
+}  # fmt: skip
 # M. Okabe, K. Ito: Color Universal Design, 2008; the strongest first, without the yellow, which fades on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # For the eighth line and on the colors come again, dashed.
@@ -59,21 +54,13 @@ _LABELS_INCHES = 0.42
 
 def line_style(index: int) -> dict[str, Any]:
     """Color and dashes of the index-th run."""
-    return {
-        "color": COLORS[index % len(COLORS)],
-        "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
-        "linewidth": 1.5,
-    }
+    again, color = divmod(index, len(COLORS))
+    return {"color": COLORS[color], "linestyle": DASHES[again % len(DASHES)], "linewidth": 1.5}
 
 
 @contextmanager
 def canvas(
-    size_inches: tuple[float, float],
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    sharey: bool = False,
-    style: Mapping[Any, Any] = STYLE,
+    size_inches: tuple[float, float], rows: int = 1, columns: int = 1, *, sharey: bool = False, style: Mapping[Any, Any]
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of panels, row by row, laid out when the block ends; ``style``: rc parameters beyond :data:`STYLE`."""
     with mpl.rc_context({**STYLE, **style}):
@@ -124,11 +111,7 @@ def wrapped(text: str, width_inches: float) -> str:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking), by rename and without the time of day.
-
-    Raises:
-        OSError: they cannot be written.
-    """
+    """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking), by rename and without the time of day."""
     # It reports on every table of every font where the root logger lets it, as Hydra's does.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
@@ -139,6 +122,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
+# Value, label, x, y and style.
+_Line = tuple[float, str, npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, Any]]
 # Published methods with a name are dark dashes of their own; beyond these they come again, lighter.
 _PUBLISHED_DASHES = (
     (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)),
@@ -170,16 +155,11 @@ def precision_recall_figure(
     Args:
         runs: name of a run → setting → curve. May be empty with ``published``.
         title: protocol and data, so that the numbers are never without them.
-        published: methods on WIDER FACE val that get a name in the legend; all others are drawn as light grey lines.
-            An empty sequence: all of them grey. None: no published curve.
-        sample: the runs are over other images, say a part of the split. The figure then says that the published curves
-            do not compare.
+        published: methods on WIDER FACE val that get a name in the legend (InputError: one without curves); all others
+            are light grey lines. An empty sequence: all of them grey. None: no published curve.
+        sample: the runs are over other images: the figure says that the published curves do not compare.
         label: name and AP → text of the legend.
-        layout: ``page``: panels side by side over 7 inches; ``column``: one above the other, 3.4 inches wide. Neither
-            is meant to be scaled.
-
-    Raises:
-        InputError: a method without published curves.
+        layout: ``page``: panels side by side over 7 inches; ``column``: one above the other, 3.4 inches wide.
     """
     settings = list(dict.fromkeys(setting for curves in runs.values() for setting in curves)) or list(SETTINGS)
     known = {} if published is None else published_methods("val")
@@ -194,8 +174,7 @@ def precision_recall_figure(
 
     with panels(len(settings), title=title, note="\n".join(notes), legend_lines=lines, layout=layout) as (figure, axes):
         for axis, setting in zip(axes, settings, strict=True):
-            grey: list[Line2D] = []
-            shown = []
+            grey, shown = list[Line2D](), []
             for name in others:
                 precision, recall = published_curve(name, "val", setting)
                 grey += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
@@ -204,29 +183,20 @@ def precision_recall_figure(
             for index, name in enumerate(named):
                 precision, recall = published_curve(name, "val", setting)
                 ap, text = known[name][setting], f"{name} (published)" if name in runs else name
-                color = "0.2" if index < len(_PUBLISHED_DASHES) else "0.55"
-                dashes = _PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)]
-                style = {"color": color, "linestyle": dashes, "linewidth": 1.0, "zorder": 1.8, "clip_on": False}
-                shown.append(_Line(ap, label(text, ap), recall, precision, style))
+                again, dashes = divmod(index, len(_PUBLISHED_DASHES))
+                style = {"color": "0.55" if again else "0.2", "linestyle": _PUBLISHED_DASHES[dashes], "linewidth": 1.0}
+                shown.append((ap, label(text, ap), recall, precision, {**style, "zorder": 1.8, "clip_on": False}))
             for index, (name, curves) in enumerate(runs.items()):
                 if own := curves.get(setting):
                     # Before the first detection precision is 0 by definition, or 0 / 0.
                     begun = np.cumsum(np.nan_to_num(own.precision)) > 0
-                    x, y, style = own.recall[begun], own.precision[begun], {**line_style(index), "clip_on": False}
-                    shown.append(_Line(own.ap, label(name, own.ap), x, y, style))
+                    x, y = own.recall[begun], own.precision[begun]
+                    shown.append((own.ap, label(name, own.ap), x, y, {**line_style(index), "clip_on": False}))
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
             if settings != ["all"]:
                 axis.set_title(setting, parse_math=False)
             _plot_lines(axis, shown, characters, also=grey[:1])
     return figure
-
-
-class _Line(NamedTuple):
-    value: float
-    text: str
-    x: npt.NDArray[np.float64]
-    y: npt.NDArray[np.float64]
-    style: dict[str, Any]
 
 
 def _plot_lines(
@@ -269,15 +239,9 @@ class RocCurve(NamedTuple):
 
 
 def read_roc_file(path: Path) -> RocCurve:
-    """An official ``DiscROC.txt`` (rate, false positives, threshold) or ``ContROC.txt`` (rate, false positives).
-
-    Raises:
-        InputError: the file is missing or does not hold rows of numbers.
-    """
-    try:
+    """An official ``DiscROC.txt`` (rate, false positives, threshold) or ``ContROC.txt`` (rate, false positives)."""
+    with reading(path, "score the detections again"):
         rate, false_positives, *_ = np.loadtxt(path, ndmin=2, encoding="utf-8").T
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); score the detections again") from error
     return RocCurve(rate, false_positives)
 
 
@@ -304,13 +268,10 @@ def roc_figure(
     with panels(len(SCORES), title=title, note="", legend_lines=lines + 1, layout=layout) as (figure, axes):
         for axis, score in zip(axes, SCORES, strict=True):
             shown = [
-                _Line(
-                    (rate := own[score].at(limit)), f"{name} {rate:.4f}", own[score].false_positives,
-                    own[score].true_positive_rate, line_style(index),
-                )
+                ((rate := own[score].at(limit)), f"{name} {rate:.4f}", *own[score][::-1], line_style(index))
                 for index, (name, own) in enumerate(runs.items())
                 if score in own
-            ]  # fmt: skip
+            ]
             longest = max(float(curve.false_positives.max()) for own in runs.values() for curve in own.values())
             axis.set(xlim=(0, longest or 1 if math.isinf(limit) else limit), ylim=(0, 1), title=f"{score} score")
             if scale == "log":
@@ -333,38 +294,43 @@ def attribute_figure(scores: AttributeScores, title: str = "") -> Figure:
 
     Groups without a face are left out. Light dots: AP with normalised precision, and the recall of all rows.
     """
-    shown = [name for name in ATTRIBUTES if name != "event"]
-    return _figure(scores, {name: [own for own in scores.groups if own.attribute == name] for name in shown}, title)
+    return _figure(scores, [name for name in ATTRIBUTES if name != "event"], title)
 
 
 def event_figure(scores: AttributeScores, title: str = "") -> Figure:
     """As :func:`attribute_figure` for the events, the highest AP on top; there is no normalised AP of an event."""
-    groups = {name: [own for own in scores.groups if own.attribute == name] for name in ("all", "event")}
-    groups["event"].sort(key=lambda score: -score.ap.value)
-    return _figure(scores, groups, title, ("ap",))
+    return _figure(scores, ["all", "event"], title)
 
 
-def _figure(
-    scores: AttributeScores,
-    groups: Mapping[str, Sequence[GroupScore]],
-    title: str,
-    left_measures: tuple[str, ...] = ("ap", "normalised_ap"),
-) -> Figure:
-    sides = (left_measures, ("recall", "max_recall"))
+def _figure(scores: AttributeScores, attributes: Sequence[str], title: str) -> Figure:
+    of_events = "event" in attributes
+    sides = (("ap",) if of_events else ("ap", "normalised_ap"), ("recall", "max_recall"))
     # A heading, or the text of a group and its numbers.
     lines: list[tuple[str, GroupScore | None]] = []
-    for attribute, own in groups.items():
-        counted = [score for score in own if score.faces]
+    for attribute in attributes:
+        counted = [score for score in scores.groups if score.attribute == attribute and score.faces]
+        counted.sort(key=lambda score: -score.ap.value if of_events else 0)
         if counted and attribute != "all":
             lines.append((HEADINGS.get(attribute, attribute), None))
         for score in counted:
             text = f"{group_label(score.attribute, score.value)}  ({score.faces:,})"
             lines.append((f"all {score.faces:,} faces" if attribute == "all" else text, score))
+    texts = {
+        "ap": "AP", "normalised_ap": "AP with normalised precision", "max_recall": "recall of all detections",
+        "recall": f"recall at precision {scores.at_precision:g} over all faces",
+    }  # fmt: skip
+    dot: dict[str, Any] = {"marker": "o", "markersize": 3.2}
     with canvas((7.0, 0.165 * len(lines) + 1.15), columns=2, sharey=True, style={"font.size": 8}) as (figure, axes):
         for axis, measures, name in zip(axes, sides, ("AP", "recall"), strict=True):
             for y, (_, group) in enumerate(lines):
-                if group is not None:
-                    _dots(axis, y, group, measures)
+                known = {} if group is None else {own: group.measure(own) for own in measures}
+                known = {own: interval for own, interval in known.items() if not math.isnan(interval.value)}
+                for number, (own, (value, low, high, *_)) in enumerate(known.items()):
+                    # Two numbers of a line are a little apart, so that neither interval hides the other.
+                    place, color = y + 0.32 * (number - (len(known) - 1) / 2), MEASURE_COLORS[own]
+                    if not math.isnan(low):
+                        axis.plot([low, high], [place, place], color=color, linewidth=1.4, solid_capstyle="butt")
+                    axis.plot(value, place, color=color, clip_on=False, zorder=3, **dot)
             whole = scores.groups[0].measure(measures[0]).value
             if not math.isnan(whole):
                 axis.axvline(whole, color=MEASURE_COLORS[measures[0]], linewidth=0.7, linestyle=(0, (2, 2)))
@@ -374,31 +340,14 @@ def _figure(
         axes[0].set_yticks(range(len(lines)), [text for text, _ in lines])
         for tick, (_, group) in zip(axes[0].get_yticklabels(), lines, strict=True):
             tick.set_fontweight("bold" if group is None else "normal")
-        texts = {
-            "ap": "AP",
-            "normalised_ap": "AP with normalised precision",
-            "recall": f"recall at precision {scores.at_precision:g} over all faces",
-            "max_recall": "recall of all detections",
-        }
-        style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
         handles = [
-            Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], **style) for side in sides for name in side
-        ]
+            Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], linewidth=1.4, **dot)
+            for side in sides for name in side
+        ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
         if title:
             figure.suptitle(title, fontsize=9)
     return figure
-
-
-def _dots(axis: Axes, y: float, score: GroupScore, measures: tuple[str, ...]) -> None:
-    shown = [name for name in measures if not math.isnan(score.measure(name).value)]
-    for number, name in enumerate(shown):
-        interval, color = score.measure(name), MEASURE_COLORS[name]
-        # Two numbers of a line are a little apart, so that neither interval hides the other.
-        place = y + 0.32 * (number - (len(shown) - 1) / 2)
-        if not math.isnan(interval.low):
-            axis.plot([interval.low, interval.high], [place, place], color=color, linewidth=1.4, solid_capstyle="butt")
-        axis.plot(interval.value, place, marker="o", markersize=3.2, color=color, clip_on=False, zorder=3)
 
 
 def detection_grid(

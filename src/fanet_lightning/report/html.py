@@ -12,6 +12,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from fanet_lightning.cli.errors import as_given
 from fanet_lightning.report.figures import STYLE
 
 
@@ -66,6 +67,4 @@ def duration(seconds: Any) -> str:
 
 def value_text(value: Any) -> str:
     """A setting as it is typed: ``true``, ``null``, ``1, 2``."""
-    if isinstance(value, list):
-        return ", ".join(map(value_text, value)) or "none"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return ", ".join(map(value_text, value)) or "none" if isinstance(value, list) else str(as_given(value))

@@ -10,10 +10,9 @@ import numpy as np
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import plain
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check_values, counted
 from fanet_lightning.cli.files import check_writable
 from fanet_lightning.report.figures import (
-    WIDTHS_INCHES,
     Layout,
     pascal_label,
     precision_recall_figure,
@@ -23,6 +22,7 @@ from fanet_lightning.report.figures import (
     wider_label,
 )
 from fanet_lightning.score.coco import read_coco_curves
+from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.results import TITLES
 from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
 
@@ -44,18 +44,14 @@ class ScoredFolder:
     scores: Mapping[str, Any]
 
     @property
-    def benchmark(self) -> str:
-        return str(self.scores["benchmark"])
-
-    @property
     def protocol(self) -> str:
         return str(self.scores.get("protocol") or "protocol not stated")
 
     @property
     def is_wider_val(self) -> bool:
         """Whether these are all images and faces of WIDER FACE val, so that the published curves compare."""
-        own = (self.benchmark, self.scores["images"], self.scores.get("faces"))
-        return own == ("wider_face", WIDER_VAL_IMAGES, WIDER_VAL_FACES)
+        own = [self.scores.get(key) for key in SAME]
+        return own == ["wider_face", WIDER_VAL_IMAGES, WIDER_VAL_FACES]
 
     @property
     def image_ids(self) -> list[bytes] | None:
@@ -67,42 +63,30 @@ class ScoredFolder:
 
 
 def read_scored_folder(path: Path) -> ScoredFolder:
-    """
-    Raises:
-        InputError: no ``scores.json``, or none that names a benchmark and a number of images.
-    """
+    """InputError: no ``scores.json``, or none that names a benchmark and a number of images."""
     file = path / "scores.json"
-    try:
+    with reading(file, "give a folder that score has written"):
         scores = json.loads(file.read_text(encoding="utf-8"))
-        return ScoredFolder(path, {"benchmark": scores["benchmark"], "images": scores["images"], **scores})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{file} cannot be read ({error!r}); give a folder that score has written") from error
+        scores = {"benchmark": scores["benchmark"], "images": scores["images"], **scores}
+    return ScoredFolder(path, scores)
 
 
 def check_comparable(read: Sequence[ScoredFolder]) -> None:
-    """Same benchmark, images, faces and rules.
-
-    Raises:
-        InputError: two folders that differ, with what they differ in.
-    """
-    first = read[0]
-    rules = first.scores.get("rules", {})
-    for other in read[1:]:
-        pairs = [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
-        pairs += [(key, rules.get(key), other.scores.get("rules", {}).get(key)) for key in SAME_RULES]
-        for key, here, there in pairs:
-            if here != there:
-                texts = f"{key} {json.dumps(here)[:80]} and {json.dumps(there)[:80]}"
-                raise InputError(f"{first.path} and {other.path} do not compare: {texts}; plot them apart")
-        if None not in (ids := (first.image_ids, other.image_ids)) and ids[0] != ids[1]:
-            raise InputError(f"{first.path} and {other.path} do not compare: the images; plot them apart")
+    """InputError: folders that differ in benchmark, images, faces or rules, with what they differ in."""
+    first, *others = ({**own.scores.get("rules", {}), **own.scores} for own in read)
+    for number, other in enumerate(others, start=1):
+        pairs = [(key, json.dumps(first.get(key)), json.dumps(other.get(key))) for key in (*SAME, *SAME_RULES)]
+        unlike = [f"{key} {here:.80} and {there:.80}" for key, here, there in pairs if here != there]
+        ids = read[0].image_ids, read[number].image_ids
+        unlike += ["the images"] if None not in ids and ids[0] != ids[1] else []
+        if unlike:
+            raise InputError(f"{read[0].path} and {read[number].path} do not compare: {unlike[0]}; plot them apart")
 
 
 def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[str]:
     """A name for each folder: those given, else the folders' own with the protocol where it differs.
 
-    Raises:
-        InputError: another number of names than folders, an empty one, or the same name twice.
+    InputError: another number of names than folders, an empty one, or the same name twice.
     """
     chosen = list(names or ())
     if names is None:
@@ -111,8 +95,9 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
             chosen = ["/".join(folder.path.resolve().parts[-2:]) for folder in read]
         if len({folder.protocol for folder in read}) > 1:
             chosen = [f"{name}, {folder.protocol}" for name, folder in zip(chosen, read, strict=True)]
-    if len(set(chosen)) != len(read) or not all(name.strip() for name in chosen):
-        raise InputError(f"names {chosen} for {len(read)} folders; give names=[…], one for each, in their order")
+    if not read or len(set(chosen)) != len(read) or not all(name.strip() for name in chosen):
+        folders = counted(len(read), "folder")
+        raise InputError(f"names {chosen} for {folders} in scores=; give names=[…], one for each, in their order")
     return chosen
 
 
@@ -121,14 +106,13 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     first = next(iter(runs.values()))
     images, rules = first.scores["images"], first.scores.get("rules", {})
     whole = first.scores.get("images_of_benchmark", images)
-    text = TITLES.get(first.benchmark, first.benchmark) + (" val" if first.is_wider_val else "")
-    text += f", {images:,} images" if images == whole else f" sample, {images:,} of {whole:,} images"
-    if rules.get("labels") not in (None, "corrected"):
-        text += f", {rules['labels']} labels"
-    if rules.get("alignment") is False:
-        text += ", not aligned"
-    if rules.get("ellipses") not in (None, "as_given"):
-        text += f", ellipses {rules['ellipses']}"
+    benchmark = str(first.scores["benchmark"])
+    text = TITLES.get(benchmark, benchmark) + (" val" if first.is_wider_val else "")
+    text += f", {counted(images, 'image')}" if images == whole else f" sample, {images:,} of {whole:,} images"
+    unusual = {"labels": ("corrected", "{} labels"), "alignment": (True, "not aligned"),
+               "ellipses": ("as_given", "ellipses {}")}  # fmt: skip
+    for key, (usual, words) in unusual.items():
+        text += "" if rules.get(key) in (None, usual) else f", {words.format(rules[key])}"
     if len({folder.protocol for folder in runs.values()}) == 1:
         return f"{text}, {'protocol ' if first.scores.get('protocol') else ''}{first.protocol}"
     return f"{text}, protocols: {', '.join(f'{name} {folder.protocol}' for name, folder in runs.items())}"
@@ -154,23 +138,16 @@ def plot_scores(
     Args:
         folders: with ``scores.json`` and the curves, of one benchmark, the same images, faces and rules.
         names: one for each folder; None: the folders' own.
-        published, layout: see :func:`fanet_lightning.report.figures.precision_recall_figure`.
-        max_false_positives, scale: see :func:`fanet_lightning.report.figures.roc_figure`.
+        published, layout, max_false_positives, scale: see :mod:`fanet_lightning.report.figures`.
 
-    Raises:
-        InputError: folders that cannot be read or do not compare, another number of names than folders, published
-            curves with another benchmark.
+    InputError: folders that cannot be read or do not compare, other names, published curves of another benchmark.
     """
     read = [read_scored_folder(path) for path in folders]
-    if not read:
-        raise InputError("scores= names no folder; give at least one that score or evaluate has written")
-    check_comparable(read)
     runs = dict(zip(names_of(read, names), read, strict=True))
-    benchmark, title = read[0].benchmark, title_of(runs)
+    check_comparable(read)
+    benchmark, title = read[0].scores["benchmark"], title_of(runs)
     if published is not None and benchmark != "wider_face":
-        raise InputError(
-            f"published= are curves of WIDER FACE, these are of {TITLES.get(benchmark, benchmark)}; leave it out"
-        )
+        raise InputError(f"published= are curves of WIDER FACE, these are of {benchmark}; leave it out")
     check_writable(out)
     if benchmark == "fddb":
         files = ROC_FILES.items()
@@ -195,12 +172,12 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     options = plain(config)
-    for key, choices in (("layout", WIDTHS_INCHES), ("scale", ("linear", "log"))):
-        if options[key] not in choices:
-            raise InputError(f"{key}={options[key]} is unknown; take {' or '.join(choices)}")
-    limit = options["max_false_positives"]
-    if limit is not None and limit <= 0:
-        raise InputError(f"max_false_positives={limit} is no number above 0; null takes the whole curve")
+    check_values(
+        options,
+        ("page or column", ("page", "column").__contains__, "layout"),
+        ("linear or log", ("linear", "log").__contains__, "scale"),
+        ("a number above 0, or null for the whole curve", lambda number: number > 0, "max_false_positives"),
+    )
     # A single word is a list of one.
     scores, names, published = (
         None
@@ -210,7 +187,7 @@ def main(argv: list[str]) -> int:
     )
     written = plot_scores(
         [Path(text) for text in scores or []], Path(str(options["out"])), names=names, published=published,
-        layout=options["layout"], max_false_positives=limit, scale=options["scale"],
+        layout=options["layout"], max_false_positives=options["max_false_positives"], scale=options["scale"],
     )  # fmt: skip
     print(f"written: {' and '.join(str(path) for path in written)}")
     return 0

@@ -5,17 +5,17 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from fanet_lightning.cli.config import run_name
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.provenance import (
     LATER_SETTINGS,
     RECORD_FILE,
@@ -27,14 +27,12 @@ from fanet_lightning.cli.provenance import (
 )
 from fanet_lightning.report.html import value_text
 from fanet_lightning.score.bootstrap import PER_IMAGE_FILE, ImageCounts, curve_from_counts, read_counts
-from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.results import TITLES
-from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 
 METRICS_FILE = Path("csv") / "metrics.csv"
 SWEEP_FILE = "multirun.yaml"
-# A point of pr_curves.npz and one of run.json that are about the same predictions differ by rounding alone.
+# AP of per_image.npz and of run.json that are about the same predictions differ by rounding alone.
 SAME_AP = 1e-9
 
 
@@ -43,14 +41,12 @@ class Evaluation:
     """A run scored under one protocol.
 
     ``ap``      per setting in [0, 1]; a setting in which no face counts is left out.
-    ``curves``  per setting, from ``pr_curves.npz``; empty where that is missing.
     ``counts``  per setting, from ``per_image.npz``; empty where that is missing or about other predictions.
     """
 
     protocol: str
     ap: dict[str, float]
     images: int | None
-    curves: dict[str, Curve]
     counts: dict[str, ImageCounts]
 
 
@@ -81,7 +77,6 @@ class Run:
 
     @property
     def own(self) -> Evaluation | None:
-        """The evaluation under that protocol."""
         return self.evaluations.get(self.protocol)
 
     @property
@@ -90,9 +85,8 @@ class Run:
         if "model.name" not in self.settings:
             return self.record.name
         level, context, hl = (self.settings.get(f"model.{switch}", 0) for switch in COPIES)
-        return run_name(
-            str(self.settings["model.name"]), level, context, hl, self.settings.get("model.backbone", "vgg")
-        )
+        backbone = self.settings.get("model.backbone", "vgg")
+        return run_name(str(self.settings["model.name"]), level, context, hl, backbone)
 
     @property
     def words(self) -> list[str]:
@@ -114,11 +108,7 @@ class Found:
 
 
 def find_runs(root: Path) -> Found:
-    """Read every folder below ``root`` that has a ``run.json``, in the order of their paths.
-
-    Raises:
-        InputError: ``root`` holds no ``run.json``.
-    """
+    """Read every folder below ``root`` that has a ``run.json``, in the order of their paths; InputError: none has."""
     found = Found(root, [], [])
     for place, names, files in os.walk(root):
         # Nothing below a run, and hidden folders are locks and outputs in the making.
@@ -141,40 +131,24 @@ def _read_run(folder: Path, record: RunRecord) -> Run:
     problems: list[str] = []
     evaluations = {}
     for protocol, score in record.scores.items():
-        ap = {setting: value for setting, value in score["ap"].items() if value is not None}
-        place = folder / score["folder"]
-        curves = _kept(place / CURVES_FILE, read_curves, lambda own: own.ap, ap, problems)
-        counts = _kept(place / PER_IMAGE_FILE, read_counts, lambda own: curve_from_counts(own).ap, ap, problems)
-        evaluations[protocol] = Evaluation(protocol, ap, score.get("images"), curves, counts)
+        ap = {setting: value for setting, value in score["ap"].items() if is_number(value)}
+        counts, path = dict[str, ImageCounts](), folder / score["folder"] / PER_IMAGE_FILE
+        try:
+            counts = {setting: own for setting, own in read_counts(path).items() if setting in ap}
+            again = {setting: curve_from_counts(own).ap for setting, own in counts.items()}
+            if again.keys() != ap.keys() or any(abs(again[setting] - ap[setting]) > SAME_AP for setting in ap):
+                problems.append(f"{path} is about other predictions than {RECORD_FILE}")
+                counts = {}
+        except InputError as error:
+            problems.append(first_line(error))
+        evaluations[protocol] = Evaluation(protocol, ap, score.get("images"), counts)
     return Run(folder, record, evaluations, *_read_metrics(folder / METRICS_FILE, problems), problems)
-
-
-T = TypeVar("T")
-
-
-def _kept(
-    path: Path,
-    read: Callable[[Path], dict[str, T]],
-    ap_of: Callable[[T], float],
-    ap: dict[str, float],
-    problems: list[str],
-) -> dict[str, T]:
-    """Per setting what ``path`` holds, if it is about the predictions that have this ``ap``; else a problem more."""
-    try:
-        found = {setting: own for setting, own in read(path).items() if setting in ap}
-        if set(found) != set(ap) or any(abs(ap_of(own) - ap[setting]) > SAME_AP for setting, own in found.items()):
-            raise InputError(f"{path} is about other predictions than {RECORD_FILE}")
-    except InputError as error:
-        problems.append(first_line(error))
-        return {}
-    return found
 
 
 def _read_metrics(
     path: Path, problems: list[str]
 ) -> tuple[list[tuple[int, dict[str, float]]], list[tuple[int, float]]]:
-    learning: dict[int, dict[str, float]] = {}
-    losses: dict[int, float] = {}
+    learning, losses = dict[int, dict[str, float]](), dict[int, float]()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
@@ -182,7 +156,7 @@ def _read_metrics(
                 if row.get("train/loss"):
                     losses[int(row["step"]) + 1] = float(row["train/loss"])
                 ap = {key.removeprefix("val/ap_"): float(text) for key, text in row.items()
-                      if key.startswith("val/ap_") and text}  # fmt: skip
+                      if key.startswith("val/ap_") and text and not math.isnan(float(text))}  # fmt: skip
                 if ap:
                     learning[int(row["epoch"]) + 1] = {name: ap[name] for name in ordered(ap)}
     except Exception as error:  # rows may be cut short anywhere
@@ -230,7 +204,6 @@ class PaperRow(NamedTuple):
     variant: str
     protocols: tuple[str, ...]
     percent: tuple[float, float, float]
-    source: str
 
     def ap_percent(self, setting: str) -> float:
         return self.percent[SETTINGS.index(setting)]
@@ -238,15 +211,15 @@ class PaperRow(NamedTuple):
 
 FINAL = "level3_context_hl"
 ROWS = (
-    PaperRow("1-level (S3FD)", "level1", (), (94.5, 92.9, 82.8), "Tables 1, 2"),
-    PaperRow("S3FD + FPN", "s3fd_fpn", (), (94.3, 93.1, 83.8), "Table 1"),
-    PaperRow("2-level", "level2", (), (94.8, 93.6, 84.4), "Table 2"),
-    PaperRow("2-level + HL", "level2_hl", (), (94.8, 93.6, 85.3), "Tables 1, 2"),
-    PaperRow("3-level", "level3", (), (94.7, 93.3, 84.8), "Table 2"),
-    PaperRow("3-level + HL", "level3_hl", (), (94.8, 93.6, 85.7), "Table 2"),
-    PaperRow("3-level + HL + context", FINAL, (), (95.0, 93.9, 86.7), "Table 2"),
-    PaperRow("… at short768", FINAL, ("short768",), (94.8, 93.6, 88.4), "Table 2"),
-    PaperRow("… multi-scale", FINAL, ("multiscale", "multiscale_quick"), (95.6, 94.7, 89.5), "Tables 2, 3"),
+    PaperRow("1-level (S3FD)", "level1", (), (94.5, 92.9, 82.8)),
+    PaperRow("S3FD + FPN", "s3fd_fpn", (), (94.3, 93.1, 83.8)),
+    PaperRow("2-level", "level2", (), (94.8, 93.6, 84.4)),
+    PaperRow("2-level + HL", "level2_hl", (), (94.8, 93.6, 85.3)),
+    PaperRow("3-level", "level3", (), (94.7, 93.3, 84.8)),
+    PaperRow("3-level + HL", "level3_hl", (), (94.8, 93.6, 85.7)),
+    PaperRow("3-level + HL + context", FINAL, (), (95.0, 93.9, 86.7)),
+    PaperRow("… at short768", FINAL, ("short768",), (94.8, 93.6, 88.4)),
+    PaperRow("… multi-scale", FINAL, ("multiscale", "multiscale_quick"), (95.6, 94.7, 89.5)),
 )
 LABELS = {row.variant: row.label for row in ROWS if not row.protocols}
 
@@ -384,16 +357,14 @@ class Group:
             title += f" {settings.get('data.val.split') or 'val'}"
         elif self.data == "folder":
             title += f" ({settings.get('data.root')})"
-        return title if self.images is None else f"{title}, {self.images:,} images"
+        return title if self.images is None else f"{title}, {counted(self.images, 'image')}"
 
     @property
     def warning(self) -> str:
         """What keeps AP from comparing with the paper's; empty on WIDER FACE val in full at the paper's protocol."""
         if self.images is not None and self.data_label != f"WIDER FACE val, {PAPER_IMAGES:,} images":
-            return (
-                f"Scored on {self.data_label}, not on WIDER FACE val in full: "
-                "this says nothing about the paper's numbers, at most about the order of its rows."
-            )
+            where = f"Scored on {self.data_label}, not on WIDER FACE val in full"
+            return f"{where}: this says nothing about the paper's numbers, at most about the order of its rows."
         return "" if self.protocol == PAPER_PROTOCOL else f"Scored at {self.protocol}, the paper at {PAPER_PROTOCOL}."
 
     @property
@@ -412,26 +383,23 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     parts: list[list[Run]] = []
     # Those that know their images come first; one that knows nothing of them joins the first part of its settings.
     for run in sorted(runs, key=lambda run: 0 if run.own is None else -1 - bool(run.own.counts)):
-        for part in parts:
-            if not _unlike(part[0], run):
-                part.append(run)
-                break
-        else:
-            parts.append([run])
+        like = next((part for part in parts if not _unlike(part[0], run)), None)
+        if like is None:
+            parts.append(like := [])
+        like.append(run)
     parts.sort(key=lambda part: -len(part))
     return [_group(sorted(part, key=lambda run: run.folder), _unlike(parts[0][0], part[0])) for part in parts]
 
 
 def _unlike(first: Run, other: Run) -> list[tuple[str, Any, Any]]:
     """(setting, its two values): what two runs' AP depend on beyond the network, and differ in."""
-    keys = [
-        key for key in dict.fromkeys([*first.settings, *other.settings])
-        if key.startswith(("data.", "protocol.")) and not key.startswith("data.train")
-        # Other data has a name; where it is does not matter.
-        and not (key == "data.root" and first.settings.get("data.name") != "folder")
+    # Other data has a name; where it is does not matter.
+    ignored = ("data.train",) if first.settings.get("data.name") == "folder" else ("data.train", "data.root")
+    found = [
+        (key, a, b) for key in dict.fromkeys([*first.settings, *other.settings])
+        if key.startswith(("data.", "protocol.")) and not key.startswith(ignored)
+        and (a := first.settings.get(key)) != (b := other.settings.get(key))
     ]  # fmt: skip
-    found = [(key, first.settings.get(key), other.settings.get(key)) for key in keys]
-    found = [(key, a, b) for key, a, b in found if a != b]
     # The data may have changed in between.
     if not found and first.own and other.own:
         counts = [(own, other.own.counts[name]) for name, own in first.own.counts.items() if name in other.own.counts]
@@ -445,9 +413,8 @@ def _group(runs: list[Run], apart: list[tuple[str, Any, Any]]) -> Group:
     def worth(run: Run) -> tuple[bool, bool, str]:
         return (bool(run.evaluations), run.record.state in ("running", "finished"), run.record.started)
 
-    varied = _varied(runs)
+    varied, left_out = _varied(runs), []
     chosen: dict[str, dict[int, Run]] = {}
-    left_out = []
     for run in sorted(runs, key=worth, reverse=True):
         seeds = chosen.setdefault("\n".join(_text(run.settings.get(one.key, ABSENT)) for one in varied), {})
         kept = seeds.setdefault(run.record.seed, run)

@@ -7,7 +7,7 @@ has a row for each combination of the settings that differ, over the seeds that 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import LOG_FILE, now
-from fanet_lightning.report.ablation import Bounds, Estimate, Evaluations, Resampler, steps, verdict
+from fanet_lightning.report.ablation import Estimate, Evaluations, Resampler, steps, verdict
 from fanet_lightning.report.figures import canvas, line_style, precision_recall_figure, wrapped
 from fanet_lightning.report.html import data_uri, duration, percent, points, render, value_text
 from fanet_lightning.report.runs import (
@@ -37,7 +37,7 @@ from fanet_lightning.report.runs import (
     is_number,
     sweep_command,
 )
-from fanet_lightning.score.bootstrap import method
+from fanet_lightning.score.bootstrap import curve_from_counts, method
 from fanet_lightning.score.results import markdown_table
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 
@@ -62,11 +62,7 @@ class Cell(NamedTuple):
 class Table:
     """A table of the page and of ``table.md``; columns in which no row says anything are left out.
 
-    Args:
-        name: CSS class.
-        title: over it, where there is more than one of its kind.
-        note: what its numbers mean.
-        rows: (label, cells); all have the same heads.
+    ``name``: CSS class; ``note``: what its numbers mean; ``rows``: (label, cells), all with the same heads.
     """
 
     def __init__(self, name: str, title: str, note: str, rows: Sequence[tuple[str, Sequence[Cell]]]) -> None:
@@ -88,7 +84,6 @@ class Part:
     ``letter``   A, B, …; empty where there is one group alone.
     ``tables``   settings and AP per protocol, that of the runs themselves first, each with the differences.
     ``paper``    our runs next to the paper's, where they are among its rows, and its steps.
-    ``costs``    of each run.
     ``figures``  title of a section → file name without extension → figure; those that there is data for.
     ``notes``    one line each about what does not compare or is incomplete.
     """
@@ -133,21 +128,16 @@ class Part:
 
 
 def build_parts(found: Found, *, bootstrap: int, baseline: str | None = None) -> list[Part]:
-    """Tables and figures of every group, the largest first.
-
-    Raises:
-        InputError: no run is called ``baseline``, or several variants are.
-    """
+    """Tables and figures of every group, the largest first; InputError: ``baseline`` names no variant, or several."""
     groups = group_runs(found.runs)
     named = [[own for own in group.variants if own.answers_to(baseline)] for group in groups]
     if baseline is not None and groups and max(map(len, named)) != 1:
         labels = [f"'{variant.label}'" for own in named for variant in own]
         labels = labels or [f"'{variant.label}'" for group in groups for variant in group.variants]
         raise InputError(f"baseline={baseline} is not the name of one: give one of {', '.join(labels)}")
-    letters = [chr(ord("A") + number) if len(groups) > 1 else "" for number in range(len(groups))]
     return [
-        _part(group, letter, own[0] if own else None, bootstrap)
-        for group, letter, own in zip(groups, letters, named, strict=True)
+        _part(group, chr(ord("A") + number) if len(groups) > 1 else "", own[0] if own else None, bootstrap)
+        for number, (group, own) in enumerate(zip(groups, named, strict=True))
     ]
 
 
@@ -156,7 +146,7 @@ def _part(group: Group, letter: str, baseline: Variant | None, bootstrap: int) -
     tables, lines = [], {}
     for protocol in group.protocols:
         evaluations = {own: _evaluations(group, own, protocol) for own in group.variants}
-        ap = {own: _estimates(group, resampler.ap, evaluations[own]) for own in group.variants}
+        ap = {own: _estimates(group, resampler, evaluations[own]) for own in group.variants}
         # The highest last AP first; those without one last.
         order = sorted(ap, key=lambda own: -_last(ap[own]))
         if protocol == group.protocol:
@@ -164,25 +154,15 @@ def _part(group: Group, letter: str, baseline: Variant | None, bootstrap: int) -
         order = [own for own in order if ap[own] or protocol == group.protocol]
         tables.append(_settings_table(group, protocol, {own: ap[own] for own in order}))
         if baseline is not None:
-            others = {
-                own.label: _estimates(group, resampler.difference, evaluations[own], evaluations[baseline])
-                for own in order if own is not baseline
-            }  # fmt: skip
+            others = {own.label: _estimates(group, resampler, evaluations[own], evaluations[baseline])
+                      for own in order if own is not baseline}  # fmt: skip
             tables.append(_difference_table(group, protocol, baseline.label, others))
     seeds = "mean over seeds" if any(len(own.runs) > 1 for own in group.variants) else "one seed"
     legend = f"AP in %, {seeds}" + (f" [95 % interval: {method(bootstrap)}]." if bootstrap else ".")
     if not any(run.own for run in group.runs):
         legend = "AP in % on the validation images, of each run's best epoch: no run has been scored yet."
-    return Part(
-        group=group,
-        letter=letter,
-        tables=tables,
-        paper=_paper_tables(group, resampler),
-        costs=Table("runs", "", "", [(run.folder.name, _cost_cells(run)) for run in group.runs]),
-        figures=_figures(group, lines),
-        notes=_notes(group),
-        legend=legend,
-    )
+    paper, costs = _paper_tables(group, resampler), _costs_table(group)
+    return Part(group, letter, tables, paper, costs, _figures(group, lines), _notes(group), legend)
 
 
 def _evaluations(group: Group, variant: Variant, protocol: str) -> Evaluations:
@@ -191,12 +171,11 @@ def _evaluations(group: Group, variant: Variant, protocol: str) -> Evaluations:
         return variant.evaluations(protocol)
     learnt = {run.record.seed: [ap for _, ap in run.learning] for run in variant.runs if run.learning}
     best = {seed: max(own, key=lambda ap: list(ap.values())[-1]) for seed, own in learnt.items()}
-    return {seed: Evaluation(protocol, ap, None, {}, {}) for seed, ap in best.items()}
+    return {seed: Evaluation(protocol, ap, None, {}) for seed, ap in best.items()}
 
 
-def _estimates(group: Group, estimate: Callable[..., Estimate | None], *sides: Evaluations) -> Ap:
-    found = {name: estimate(*sides, name) for name in group.ap_names}
-    return {name: own for name, own in found.items() if own is not None}
+def _estimates(group: Group, resampler: Resampler, *sides: Evaluations) -> Ap:
+    return {name: own for name in group.ap_names if (own := resampler.estimate(name, *sides)) is not None}
 
 
 def _last(ap: Ap) -> float:
@@ -204,20 +183,24 @@ def _last(ap: Ap) -> float:
     return list(ap.values())[-1].value if ap else -1.0
 
 
-def _sd_text(own: Estimate) -> str:
-    """Standard deviation over seeds, in points."""
-    return "" if own.seed_sd is None else f"± {100 * own.seed_sd:.1f}"
-
-
-def _points_text(bounds: Bounds | None) -> str:
-    return "" if bounds is None else "[{} … {}]".format(*(points(100 * bound) for bound in bounds))
-
-
 def _ap_cell(name: str, own: Estimate | None, css: str = "ap") -> Cell:
     if own is None:
         return Cell(name, "", css=css)
     spread = "" if own.over_images is None else "[{}, {}]".format(*map(percent, own.over_images))
     return Cell(name, percent(own.value), spread, css, own.value)
+
+
+def _difference_cells(head: str, own: Estimate | None) -> list[Cell]:
+    """Points, and their standard deviation over seeds."""
+    if own is None:
+        return [Cell(head, ""), _seeds_cell(None)]
+    bounds = [points(100 * bound) for bound in own.over_images or ()]
+    spread = "[{} … {}]".format(*bounds) if bounds else ""
+    return [Cell(head, points(100 * own.value), spread, value=own.value), _seeds_cell(own)]
+
+
+def _seeds_cell(own: Estimate | None) -> Cell:
+    return Cell("± seeds", "" if own is None or own.seed_sd is None else f"± {100 * own.seed_sd:.1f}", css="seeds")
 
 
 def _settings_table(group: Group, protocol: str, lines: Mapping[Variant, Ap]) -> Table:
@@ -231,24 +214,8 @@ def _settings_table(group: Group, protocol: str, lines: Mapping[Variant, Ap]) ->
         for name in group.ap_names:
             estimate = ap.get(name)
             is_best = estimate is not None and estimate.value == best[name]
-            cells += [
-                _ap_cell(name, estimate, "ap best" if is_best else "ap"),
-                Cell("± seeds", _sd_text(estimate) if estimate else "", css="seeds"),
-            ]
-        seconds, speed = (
-            [float(run.record.train[key]) for run in own.runs if run.record.train.get(key) is not None]
-            for key in ("seconds", "images_per_second")
-        )
-        cells += [
-            Cell("state", status(own.runs, protocol), css="left state"),
-            Cell(
-                "training time",
-                duration(statistics.fmean(seconds)) if seconds else "",
-                value=statistics.fmean(seconds or [0]),
-            ),
-            Cell("samples/s", f"{statistics.fmean(speed):.1f}" if speed else ""),
-        ]
-        rows.append((own.label, cells))
+            cells += [_ap_cell(name, estimate, "ap best" if is_best else "ap"), _seeds_cell(estimate)]
+        rows.append((own.label, [*cells, *_cost_cells(own.runs, protocol)]))
     return Table(f"settings-ap {protocol}", f"At {protocol}", "", rows)
 
 
@@ -257,15 +224,8 @@ def _difference_table(group: Group, protocol: str, baseline: str, lines: Mapping
     for label, ap in lines.items():
         cells = [Cell("run", label)]
         for name in group.ap_names:
-            if (own := ap.get(name)) is None:
-                cells += [Cell(name, ""), Cell("± seeds", ""), Cell("", "", css="left")]
-                continue
-            judged = verdict(own)
-            cells += [
-                Cell(name, points(100 * own.value), _points_text(own.over_images), value=own.value),
-                Cell("± seeds", _sd_text(own), css="seeds"),
-                Cell("", judged.word, css=f"left chip {judged.kind}"),
-            ]
+            word, kind = verdict(ap[name]) if name in ap else ("", "none")
+            cells += [*_difference_cells(name, ap.get(name)), Cell("", word, css=f"left chip {kind}")]
         # Without a score, or without a seed that the baseline has too, there is nothing to compare.
         rows += [(label, cells)] if ap else []
     note = (
@@ -301,7 +261,7 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
             exact = protocol in (group.protocol, *paper.protocols[:1])
             cells = [Cell("", paper.label if exact else f"{paper.label} ({protocol})")]
             for setting in SETTINGS:
-                ours, theirs = resampler.ap(own.evaluations(protocol), setting), paper.ap_percent(setting)
+                ours, theirs = resampler.estimate(setting, own.evaluations(protocol)), paper.ap_percent(setting)
                 cells += [
                     _ap_cell(setting, ours),
                     Cell("paper", f"{theirs:.1f}", css="paper"),
@@ -312,21 +272,13 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
         note = f"{group.warning} The paper's values: {SOURCE}. Δ: ours minus the paper's, in points.".strip()
         tables.append(Table("ablation", f"Next to the paper {title}".strip(), note, rows))
         evaluations = {cell: own.evaluations(group.protocol) for cell, own in by_cell.items()}
-        step_rows = [
-            (
-                f"{own.step.after}-{own.step.before} {own.setting}",
-                [
-                    Cell("step", own.step.label),
-                    Cell("", own.setting, css="left"),
-                    Cell("ours", points(100 * own.ours.value), value=own.ours.value),
-                    Cell("over images, 95 %", _points_text(own.ours.over_images)),
-                    Cell("over seeds", _sd_text(own.ours)),
-                    Cell("paper", points(own.paper_points), css="paper", value=own.paper_points),
-                    Cell("verdict", own.verdict.word, css=f"left chip {own.verdict.kind}"),
-                ],
-            )
-            for own in steps(evaluations, resampler)
-        ]
+        step_rows = []
+        for result in steps(evaluations, resampler):
+            cells = [Cell("step", result.step.label), Cell("", result.setting, css="left")]
+            cells += _difference_cells("ours", result.ours)
+            cells.append(Cell("paper", points(result.paper_points), css="paper", value=result.paper_points))
+            cells.append(Cell("verdict", result.verdict.word, css=f"left chip {result.verdict.kind}"))
+            step_rows.append((f"{result.step.after}-{result.step.before} {result.setting}", cells))
         note = (
             "“Shows”: the difference, in points of AP, has the sign of the paper's, and 0 is outside the interval over "
             "images and, with several seeds, outside the 95 % t interval over seeds; “reversed”: the same with the "
@@ -336,17 +288,28 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
     return tables
 
 
-def _cost_cells(run: Run) -> list[Cell]:
-    train, parameters = run.record.train, run.record.model.get("parameters")
+def _cost_cells(runs: Sequence[Run], protocol: str) -> list[Cell]:
+    """State, and the means of what the runs of one variant cost."""
+    costs = [[run.record.train.get(key, "") for run in runs] for key in ("seconds", "images_per_second")]
+    known = [[float(value) for value in own if is_number(value)] for own in costs]
+    seconds, speed = (statistics.fmean(own) if own else None for own in known)
     return [
-        Cell("folder", run.folder.name),
-        Cell("seed", str(run.record.seed)),
-        Cell("state", status([run], run.protocol) or "finished", css="left state"),
-        Cell("training time", duration(train.get("seconds")), value=train.get("seconds")),
-        Cell("samples/s", str(train.get("images_per_second", ""))),
-        Cell("parameters", "" if parameters is None else f"{parameters:,}", value=parameters),
-        Cell("device", train.get("device", ""), css="left device"),
+        Cell("state", status(runs, protocol), css="left state"),
+        Cell("training time", "" if seconds is None else duration(seconds), value=seconds),
+        Cell("samples/s", "" if speed is None else f"{speed:.1f}"),
     ]
+
+
+def _costs_table(group: Group) -> Table:
+    rows = []
+    for run in group.runs:
+        parameters = run.record.model.get("parameters")
+        rows.append((run.folder.name, [
+            Cell("folder", run.folder.name), Cell("seed", str(run.record.seed)), *_cost_cells([run], run.protocol),
+            Cell("parameters", "" if parameters is None else f"{parameters:,}", value=parameters),
+            Cell("device", run.record.train.get("device", ""), css="left device"),
+        ]))  # fmt: skip
+    return Table("runs", "", "", rows)
 
 
 def status(runs: Sequence[Run], protocol: str) -> str:
@@ -367,11 +330,9 @@ def status(runs: Sequence[Run], protocol: str) -> str:
 def _notes(group: Group) -> list[str]:
     notes = []
     made = {str((run.record.made_by.get("packages") or {}).get("fanet-lightning")) for run in group.runs} - {"None"}
-    if made - {version("fanet-lightning")}:
-        notes.append(
-            f"Recorded by fanet-lightning {', '.join(sorted(made))}, read by {version('fanet-lightning')}: "
-            "what a setting means may have changed in between."
-        )
+    if made - {(today := version("fanet-lightning"))}:
+        changed = "what a setting means may have changed in between"
+        notes.append(f"Recorded by fanet-lightning {', '.join(sorted(made))}, read by {today}: {changed}.")
     commits = {str(run.record.made_by.get("git_commit")) for run in group.runs}
     if len(commits) > 1:
         notes.append(f"The runs come from {len(commits)} different commits.")
@@ -388,9 +349,9 @@ def _figures(group: Group, lines: Mapping[Variant, Ap]) -> dict[str, dict[str, F
         learning = {run: [(epoch, 100 * ap[name]) for epoch, ap in run.learning if name in ap] for run in group.runs}
         training[f"learning_{name}"] = over_training(styles, learning, "epochs", f"validation AP {name}, %")
         # Of the first seed that has any.
-        known = {own.label: [e.curves[name] for e in own.evaluations(group.protocol).values() if name in e.curves]
+        known = {own.label: [e.counts[name] for e in own.evaluations(group.protocol).values() if name in e.counts]
                  for own in list(lines)[:NAMED]}  # fmt: skip
-        found = {label: {name: own[0]} for label, own in known.items() if own}
+        found = {label: {name: curve_from_counts(own[0])} for label, own in known.items() if own}
         curves[f"pr_curves_{name}"] = precision_recall_figure(found, label="{}: {:.3f}".format) if found else None
     losses = {run: run.losses for run in group.runs}
     training["loss"] = over_training(styles, losses, "optimizer steps", "training loss", log=True)
@@ -412,10 +373,8 @@ def _legend_below(figure: Figure, axis: Axes, others: int = 0) -> None:
         rows = -(-sum(label.count("\n") + 1 for label in labels) // columns)
         figure.set_figheight(figure.get_figheight() + 0.17 * rows)
         title = f"and {others} more in grey" if others else None
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, title=title,
-            title_fontsize=8,
-        )  # fmt: skip
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8,
+                      title=title, title_fontsize=8)  # fmt: skip
 
 
 def ap_against(one: Varied, group: Group, lines: Mapping[Variant, Ap], name: str) -> Figure | None:
@@ -487,30 +446,21 @@ def _heights(one: Varied) -> dict[str, float]:
 
 
 def over_training(
-    styles: Mapping[Variant, Mapping[str, Any]],
-    logged: Mapping[Run, Sequence[tuple[int, float]]],
-    x: str,
-    y: str,
-    *,
-    log: bool = False,
+    styles: Mapping[Variant, Any], logged: Mapping[Run, Sequence[tuple[int, float]]], x: str, y: str, log: bool = False
 ) -> Figure | None:
     """A line per run, those of a variant in one color; one point is a marker. None where no run has logged any.
 
-    Args:
-        log: a logarithmic axis where the values span a factor of ten.
+    ``log``: a logarithmic axis where the values span a factor of ten.
     """
     values = [value for own in logged.values() for _, value in own]
     if not values:
         return None
     with canvas((4.2, 3.1), style=INK) as (figure, (axis,)):
         for variant, style in styles.items():
-            known = [logged[run] for run in variant.runs if logged[run]]
-            for number, own in enumerate(known):
+            for number, own in enumerate(logged[run] for run in variant.runs if logged[run]):
                 label = variant.label if style is not GREY and number == 0 else None
-                marker = "o" if len(own) < 15 else None
-                axis.plot(
-                    *zip(*own, strict=True), marker=marker, markersize=3, label=label, **{**style, "linewidth": 1.1}
-                )
+                look = {**style, "linewidth": 1.1, "marker": "o" if len(own) < 15 else None, "markersize": 3}
+                axis.plot(*zip(*own, strict=True), label=label, **look)
         if log and max(values) >= 10 * min(values) > 0:
             axis.set_yscale("log")
         axis.locator_params(axis="x", integer=True, nbins=6)
@@ -523,10 +473,8 @@ def markdown(found: Found, parts: Sequence[Part]) -> str:
     """The tables of all parts, with what the numbers are about above each."""
     blocks = []
     for part in parts:
-        blocks += [f"## {part.title}"]
-        if part.group.apart:
-            blocks.append("Unlike A: " + ", ".join(f"{key}={b} (A: {a})" for key, a, b in part.group.apart))
-        blocks.append(part.legend)
+        apart = ", ".join(f"{key}={b} (A: {a})" for key, a, b in part.group.apart)
+        blocks += [f"## {part.title}", *([f"Unlike A: {apart}"] if apart else []), part.legend]
         for table in [*part.tables, *part.paper]:
             blocks += [f"### {table.title}", *([table.note] if table.note else []), table.markdown()]
     blocks += [f"Not readable: {line}" for line in found.broken]

@@ -31,13 +31,12 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import CommandLine, canonical, config_dir, hydra_text, made, plain, without_hydra
 from fanet_lightning.cli.cores import free_cores
 from fanet_lightning.cli.device import device_name, resolve_precision
-from fanet_lightning.cli.errors import InputError, first_line, is_whole
+from fanet_lightning.cli.errors import InputError, check_values, first_line, is_whole
 from fanet_lightning.cli.files import check_names_free, check_writable
 from fanet_lightning.cli.provenance import (
     LOG_FILE,
     RunRecord,
     TerminalLog,
-    as_given,
     code_sha256,
     flat,
     is_first_process,
@@ -51,6 +50,7 @@ from fanet_lightning.cli.provenance import (
 from fanet_lightning.data.datamodule import FaceDataModule, check_cache
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import TestScale, build_augment
+from fanet_lightning.detect.detector import open_detector
 from fanet_lightning.detect.protocols import build_protocol, protocol_names, protocol_settings
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import OPTIONS, flops, inference_parameters
@@ -99,18 +99,10 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )  # fmt: skip
 
 
-def check_values(options: dict[str, Any]) -> None:
+def check_settings(options: dict[str, Any]) -> None:
     """Refuse settings that are not as :data:`LIMITS` has them, and those that would train nothing, with InputError."""
     settings = flat(options)
-    for allowed, fits, keys in LIMITS:
-        for key in keys.split():
-            value = settings.get(key)
-            try:
-                fine = value is None or all(map(fits, value if isinstance(value, list) else [value]))
-            except TypeError:  # of another type
-                fine = False
-            if not fine:
-                raise InputError(f"{key}={as_given(value)}: give {allowed}")
+    check_values(settings, *LIMITS)
     for name in options["also_protocols"]:
         build_protocol(protocol_settings(name))
     one_scale = isinstance(build_protocol(options["protocol"]), TestScale)
@@ -315,7 +307,7 @@ def prepare(options: dict[str, Any]) -> Prepared:
 
     InputError: the first thing that is wrong with values, devices, output folder, checkpoint, data or weights.
     """
-    check_values(options)
+    check_settings(options)
     check_cache(options["cache"], options["cache_gib"])
     check_loggers(options["logger"] or {})
     out = Path(options["out"])
@@ -337,7 +329,7 @@ def prepare(options: dict[str, Any]) -> Prepared:
     datamodule = FaceDataModule(
         source,
         augment=build_augment(options["augment"]),
-        val_scale=build_protocol(options["protocol"]),  # type: ignore[arg-type]  # check_values
+        val_scale=build_protocol(options["protocol"]),  # type: ignore[arg-type]  # check_settings
         **{key: options[key] for key in keys},
     )
     out = out.absolute()
@@ -526,8 +518,8 @@ def _evaluate(run: Prepared, record: RunRecord, chosen: Path) -> None:
         wanted.setdefault(name, (protocol_settings(name), out / f"evaluation_{name}"))
     for name, (settings, folder) in wanted.items():
         if name not in record.scores:
-            device = str(run.trainer.strategy.root_device)
-            ap = evaluate(chosen, run.datamodule.source, settings, folder, device=device)
+            detector = open_detector(chosen, str(run.trainer.strategy.root_device))
+            ap = evaluate(detector, run.datamodule.source, settings, folder)
             written = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
             speed = {"images_per_second": written["made_by"]["images_per_second"]}
             record.scores[name] = {"folder": folder.name, "ap": ap, "images": written["images"], **speed}
