@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
+from tests.data.wider_files import write_image
 
 # major minor angle cx cy.
 Ellipse = Sequence[float]
@@ -34,17 +33,12 @@ def write_sizes(path: Path, faces: Faces, size_wh: tuple[int, int]) -> None:
     path.write_text(json.dumps({image_id: list(size_wh) for images in faces.values() for image_id in images}))
 
 
-def write_image(path: Path, size_wh: tuple[int, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), np.full((size_wh[1], size_wh[0], 3), 127, np.uint8))
-
-
 def write_fddb(root: Path, faces: Faces, size_wh: tuple[int, int] = (60, 40)) -> None:
     """Images and folds."""
     write_folds(root / "FDDB-folds", faces)
     for images in faces.values():
         for image_id in images:
-            write_image(root / "originalPics" / f"{image_id}.jpg", size_wh)
+            write_image(root / "originalPics" / f"{image_id}.jpg", 1, size_wh[::-1])
 
 
 def write_detections(

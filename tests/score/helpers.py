@@ -45,7 +45,6 @@ Box = tuple[float, ...]
 Image = tuple[list[Box], dict[str, list[bool]], list[Box]]
 
 FACE = (0, 0, 9, 9)  # 10 x 10 pixels with the last one counted
-NOWHERE = (500, 500, 9, 9)
 
 
 def put(root: Path, image_id: str, content: str | bytes, suffix: str = ".txt") -> Path:
@@ -81,7 +80,7 @@ def random_run(rng: random.Random) -> list[Image]:
         width, height = rng.choice([0, 3, 4, 9, 9]), rng.choice([3, 4, 9, 9, -2]) + fraction
         return (rng.randrange(10) + fraction, rng.randrange(10), width, height)
 
-    levels = rng.choice([[0.0, 0.5, 1.0], [i / 20 for i in range(21)], [2.0, 2.5, 7.0], [0.3]])
+    levels = rng.choice([[0.0, 0.5, 1.0], [i / 20 for i in range(21)], [2.0, 2.5, 7.0], [0.3], [-3.0, -1.0], [0.0]])
     images: list[Image] = []
     for _ in range(rng.randint(1, 4)):
         faces = [box() for _ in range(rng.choice([0, 1, 2, 5]))]

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from scipy.io import savemat
+
+from tests.data.wider_files import write_image
 
 CORRECTED = "Annotations_Face_PASCALLayout_large_fixed.mat"
 ORIGINAL = "Annotations_Face_PASCALLayout_large.mat"
@@ -26,17 +27,11 @@ def write_annotations(path: Path, faces: Rows, columns: int = 6, dtype: Any = np
         annotations["objects"][i, 0] = np.array(own, dtype).reshape(len(own), columns) if own else np.empty((0, 0))
         if columns == 6:
             annotations["flags"][i, 0] = np.zeros((1, 1))
-    return save(path, {"Annotations": annotations})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, {"Annotations": annotations})
+    return path
 
 
 def write_images(folder: Path, names: Sequence[str], size_hw: tuple[int, int] = (48, 64)) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):
-        assert cv2.imwrite(str(folder / name), np.full((*size_hw, 3), 20 * i % 255, np.uint8))
-
-
-def save(path: Path, content: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        savemat(file, dict(content))
-    return path
+        write_image(folder / name, i, size_hw)

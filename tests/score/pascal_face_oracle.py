@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tests.score import wider_oracle
+
 # x1, y1, x2, y2, ignore flag.
 Face = tuple[float, float, float, float, bool]
 # image, score, x1, y1, x2, y2.
@@ -26,12 +28,7 @@ def oracle_scores(
     size_filter: bool = True,
 ) -> OracleScores:
     kept = [d for d in detections if not size_filter or d[4] - d[2] > 21 or d[5] - d[3] > 21]
-    ranked: list[Detection] = []
-    for detection in kept:  # insertion behind everything that is as good
-        place = len(ranked)
-        while place > 0 and ranked[place - 1][1] < detection[1]:
-            place -= 1
-        ranked.insert(place, detection)
+    ranked = sorted(kept, key=lambda d: -d[1])  # behind everything that is as good
     sum_x = sum_y = 0.0
     product_x = product_y = 1.0
     for number in range(passes):
@@ -105,17 +102,11 @@ def move(detection: Detection, tx: float, ty: float, sx: float, sy: float) -> De
 
 
 def oracle_ap(outcomes: Sequence[str], counted: int) -> float:
-    """Sum over recall steps of the step times the best precision at that recall or beyond."""
-    points = []
+    precision, recall = [], []
     hits = wrong = 0
     for outcome in outcomes:
         hits += outcome == "hit"
         wrong += outcome == "false"
-        if hits + wrong:
-            points.append((hits / counted, hits / (hits + wrong)))
-    area = before = 0.0
-    for recall, _ in points:
-        if recall > before:
-            area += (recall - before) * max(p for r, p in points if r >= recall)
-            before = recall
-    return area
+        precision.append(hits / (hits + wrong) if hits + wrong else 0.0)
+        recall.append(hits / counted)
+    return wider_oracle.area(precision, recall)

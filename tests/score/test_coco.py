@@ -223,12 +223,11 @@ def put(path: Path, content: Any) -> Path:
 
 
 @pytest.fixture
-def annotations(tmp_path: Path) -> Path:
-    return put(tmp_path / "truth.json", truth())
+def ground_truth(tmp_path: Path) -> CocoGroundTruth:
+    return read_ground_truth(put(tmp_path / "truth.json", truth()))
 
 
-def test_what_is_read_by_hand(annotations: Path, tmp_path: Path) -> None:
-    ground_truth = read_ground_truth(annotations)
+def test_what_is_read_by_hand(ground_truth: CocoGroundTruth, tmp_path: Path) -> None:
     # In the order of the file's image numbers; only the last extension goes.
     assert ground_truth.image_ids == ("event/a", "event/b.v2", "event/c")
     assert ground_truth.categories == ("head", "face")
@@ -240,24 +239,22 @@ def test_what_is_read_by_hand(annotations: Path, tmp_path: Path) -> None:
     detections = read_results(put(tmp_path / "found.json", found()), ground_truth)
     assert detections.image.tolist() == [0, 2, 2]
     assert detections.boxes_xywh.tolist() == [[0, 0, 5, 5], [1, 2, 30, 40], [2, 2, 30, 40]]
-    assert detections.scores.tolist() == [0.5, 0.9, 1.0]
-    assert detections.category.tolist() == [0, 1, 1]
+    assert (detections.scores.tolist(), detections.category.tolist()) == ([0.5, 0.9, 1.0], [0, 1, 1])
     assert detections.missing == ("event/b.v2",)
-    mixed = changed(truth(), "images", 0, "id", value="3")  # numbers before texts
-    mixed["annotations"] = []
-    assert read_ground_truth(put(annotations, mixed)).image_ids == ("event/a", "event/b.v2", "event/c")
+    mixed = changed(truth(), "images", 0, "id", value="3") | {"annotations": []}  # numbers before texts
+    assert read_ground_truth(put(tmp_path / "mixed.json", mixed)).image_ids == ground_truth.image_ids
 
 
-def test_a_list_restricts_everything(annotations: Path, tmp_path: Path) -> None:
-    ground_truth = read_ground_truth(annotations, put(tmp_path / "list.txt", "event/c.jpg\nevent/a"))
-    assert ground_truth.image_ids == ("event/a", "event/c")
+def test_a_list_restricts_everything(ground_truth: CocoGroundTruth, tmp_path: Path) -> None:
+    part = read_ground_truth(tmp_path / "truth.json", put(tmp_path / "list.txt", "event/c.jpg\nevent/a"))
+    assert part.image_ids == ("event/a", "event/c")
     results = [*found(), {"image_id": 20, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.1}]
     path = put(tmp_path / "found.json", results)
-    assert read_results(path, ground_truth).scores.tolist() == [0.5, 0.9, 1.0]
-    assert CocoBenchmark(backend="pycocotools").score(ground_truth, path).headline == "COCO sample, 2 of 3 images"
+    assert read_results(path, part).scores.tolist() == [0.5, 0.9, 1.0]
+    assert CocoBenchmark(backend="pycocotools").score(part, path).headline == "COCO sample, 2 of 3 images"
     # Thresholds of detect that go by size.
     own = {**truth(), "annotations": [], "settings": {"threshold": [[0.0, 0.01], [64.0, 0.3]]}}
-    (line,) = read_results(put(tmp_path / "detections.json", own), ground_truth).warnings
+    (line,) = read_results(put(tmp_path / "detections.json", own), part).warnings
     assert "above a score of 0.3 alone" in line
 
 
@@ -285,10 +282,10 @@ def changed(content: Any, *place: Any, value: Any) -> Any:
     ],
 )
 def test_bad_files_are_refused_by_entry_and_value(
-    annotations: Path, tmp_path: Path, is_truth: bool, content: Any, message: str
+    ground_truth: CocoGroundTruth, tmp_path: Path, is_truth: bool, content: Any, message: str
 ) -> None:
     path = put(tmp_path / "bad.json", content)
-    words = [read_ground_truth, path] if is_truth else [read_results, path, read_ground_truth(annotations)]
+    words = [read_ground_truth, path] if is_truth else [read_results, path, ground_truth]
     assert str(path) in refused(message, *words)
 
 
@@ -298,29 +295,24 @@ def test_backends_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch
     refused("pip install faster-coco-eval", CocoBenchmark, backend="faster_coco_eval")
 
 
-def test_predictions_come_back_as_they_were(annotations: Path, tmp_path: Path) -> None:
-    benchmark = CocoBenchmark(category="face", backend="pycocotools")
-    ground_truth = benchmark.read_ground_truth(annotations)
-    boxes_xyxy = np.array([[1.25, 2, 31.0625, 42], [5, 6, 7, 8]])
-    detections = {"event/c": (boxes_xyxy, np.array([0.25, 0.75])), "event/a": (np.empty((0, 4)), np.empty(0))}
+def test_predictions_come_back_as_they_were(ground_truth: CocoGroundTruth, tmp_path: Path) -> None:
+    write_results, out, faces = (
+        CocoBenchmark().write_predictions,
+        tmp_path / "out",
+        replace(ground_truth, categories=("face",)),
+    )
+    detections = {"event/c": ([[1.25, 2, 31.0625, 42], [5, 6, 7, 8]], [0.25, 0.75]), "event/a": ((), ())}
     for _ in range(2):  # the second takes the place of the first
-        benchmark.write_predictions(tmp_path / "out", ground_truth, detections)
-    entries = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert entries == [
+        write_results(out, faces, detections)
+    assert json.loads((out / "predictions.json").read_text()) == [
         {"image_id": 30, "category_id": 5, "bbox": [5, 6, 2, 2], "score": 0.75},
         {"image_id": 30, "category_id": 5, "bbox": [1.25, 2, 29.8125, 40], "score": 0.25},
     ]
-    read = read_results(tmp_path / "out", ground_truth)
-    packed = CocoDetections.from_detections(detections, ground_truth)
+    read, packed = read_results(out, faces), CocoDetections.from_detections(detections, faces)
     np.testing.assert_array_equal(read.boxes_xywh, packed.boxes_xywh[::-1])
     assert read.missing == packed.missing == ("event/a", "event/b.v2")
+    refused("something else", write_results, tmp_path, faces, {})
+    refused("category= one of head, face", write_results, tmp_path / "new", ground_truth, {})
+    invalid("event/a: a detection", write_results, tmp_path / "new", faces, {"event/a": ([[5, 5, 4, 9]], [1.0])})
+    invalid("not finite", write_results, tmp_path / "new", faces, {"event/a": ([[5, 5, 6, 9]], [math.nan])})
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
-
-
-def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_path: Path) -> None:
-    ground_truth, write_results = read_ground_truth(annotations, category="face"), CocoBenchmark().write_predictions
-    refused("something else", write_results, tmp_path, ground_truth, {})
-    refused("category= one of head, face", write_results, tmp_path / "out", read_ground_truth(annotations), {})
-    invalid("event/a: a detection", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 4, 9]], [1.0])})
-    invalid("not finite", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 6, 9]], [math.nan])})
-    assert not (tmp_path / "out").exists()

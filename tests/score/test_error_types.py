@@ -20,7 +20,7 @@ from fanet_lightning.score.analysis.error_types import (
     write_errors,
 )
 from tests.score import wider_oracle
-from tests.score.helpers import FACE, Box, Image, pack, random_run
+from tests.score.helpers import FACE, Image, pack, random_run
 
 
 def typed(images: list[Image]) -> ErrorTypes:
@@ -35,32 +35,12 @@ def states_of(errors: ErrorTypes, setting: str = "hard") -> list[str]:
     return [FaceState(state).name.lower() for state in errors.settings[setting].states]
 
 
-def one(faces: list[Box], counted: list[bool], rows: list[Box]) -> list[Image]:
-    return [(faces, {"hard": counted}, rows)]
-
-
-FOUR_FACES = [FACE, (100, 0, 9, 9), (200, 0, 9, 9), (300, 0, 9, 9)]
-
-
-def hand_computed_run() -> list[Image]:
-    """Four faces that count: found, near, missed, found; one row of each kind of error."""
-    rows = [
-        (500, 500, 9, 9, 1.0),  # background
-        (0, 0, 9, 9, 0.8),  # hit
-        (0, 0, 9, 8, 0.6),  # duplicate
-        (100, 0, 9, 3, 0.4),  # 40 of 100 pixels: localisation
-        (300, 0, 9, 9, 0.2),  # hit
-        (600, 500, 9, 9, 0.0),  # background
-    ]
-    return one(FOUR_FACES, [True] * 4, rows)
-
-
 @pytest.mark.parametrize(
     ("height", "kind"), [(4, "hit"), (3.99, "localisation"), (0, "localisation"), (-0.01, "background")]
 )
 def test_edges_of_the_overlap(height: float, kind: str) -> None:
     # 10 x 5 of 10 x 10 pixels are a half, 10 x 1 a tenth; both edges belong to the better kind.
-    assert kinds_of(typed(one([FACE], [True], [(0, 0, 9, height, 0.5)]))) == [kind]
+    assert kinds_of(typed([([FACE], {"hard": [True]}, [(0, 0, 9, height, 0.5)])])) == [kind]
 
 
 # --- the oracle: TIDE's steps one after the other, in plain Python
@@ -140,8 +120,16 @@ def test_equals_the_oracle(block: int) -> None:
 
 
 def test_file_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faces, counted, rows = hand_computed_run()[0]
-    errors = typed([(faces, {**counted, "easy": [False] * 4}, rows)])
+    faces = [FACE, (100, 0, 9, 9), (200, 0, 9, 9), (300, 0, 9, 9)]  # found, near, missed, found
+    rows = [
+        (500, 500, 9, 9, 1.0),  # background
+        (0, 0, 9, 9, 0.8),  # hit
+        (0, 0, 9, 8, 0.6),  # duplicate
+        (100, 0, 9, 3, 0.4),  # 40 of 100 pixels: localisation
+        (300, 0, 9, 9, 0.2),  # hit
+        (600, 500, 9, 9, 0.0),  # background
+    ]
+    errors = typed([(faces, {"hard": [True] * 4, "easy": [False] * 4}, rows)])
     write_errors(tmp_path / "out", errors)
     read = json.loads((tmp_path / "out" / "errors.json").read_text())["settings"]
     assert read["hard"]["rows"]["duplicate"] == 1

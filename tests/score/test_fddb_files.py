@@ -1,4 +1,4 @@
-"""FDDB's text files: what is accepted, the one line that each mistake gets, and what is written."""
+"""FDDB's files: what is accepted, the one line that each mistake gets, what is written, records to evaluate on."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fanet_lightning.data.sources import FddbSource
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions, read_fddb_predictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_fddb_ground_truth
-from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_image, write_sizes
+from tests.data.wider_files import write_image
+from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_sizes
 from tests.score.helpers import refused
 
 A, B, C = "2002/08/11/big/img_591", "2002/08/26/big/img_265", "2003/01/01/big/img_7"
@@ -48,7 +50,7 @@ def test_ground_truth(tmp_path: Path, truth: FddbGroundTruth) -> None:
 
 def test_sizes_come_from_the_images_where_there_is_no_file(tmp_path: Path) -> None:
     write_fddb(tmp_path / "fddb", FACES, (60, 40))
-    write_image(tmp_path / "fddb" / "originalPics" / f"{B}.jpg", (50, 31))
+    write_image(tmp_path / "fddb" / "originalPics" / f"{B}.jpg", 0, (31, 50))
     expected = [[60, 40], [50, 31], [60, 40]]
     assert read_fddb_ground_truth(tmp_path / "fddb").sizes_wh.tolist() == expected
     assert read_fddb_ground_truth(tmp_path / "fddb" / "FDDB-folds").sizes_wh.tolist() == expected
@@ -167,15 +169,10 @@ def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTrut
         f"{B}\n2\n1.2346 2.0000 10.2654 20.2500 0.250000\n0.0000 0.0000 5.0000 5.0000 0.123456\n"
     )
     assert (folder / "fold-03-out.txt").read_text() == f"{C}\n0\n"
-    read = read_fddb_predictions(folder, truth)
-    held = FddbPredictions.from_detections(detections, truth.image_ids)
-    for one, other in zip(read.rows + read.scores, held.rows + held.scores, strict=True):
-        assert one == pytest.approx(other, abs=5.1e-5)
     # Again, with fewer images: what was there is replaced.
     FddbBenchmark().write_predictions(folder, truth, {C: ([[3, 4, 5, 6]], [0.5])})
     assert read_fddb_predictions(folder, truth).missing == (A, B)
-    assert held.missing == ()
-    assert FddbPredictions.from_detections({}, [A]).missing == (A,)
+    assert FddbPredictions.from_detections({B: detections[B]}, [A, B]).missing == (A,)
 
 
 def test_the_official_files_are_written_to_the_character(tmp_path: Path, shared_data: Path) -> None:
@@ -184,3 +181,58 @@ def test_the_official_files_are_written_to_the_character(tmp_path: Path, shared_
     scores = benchmark.score(benchmark.read_ground_truth(shared_data / "fddb"), official)
     for path in scores.write_curves(tmp_path):
         assert path.read_text() == (official / f"MTCNN{path.name}").read_text().replace("\r", "")
+
+
+# The source of images
+
+D = "2002/07/01/big/img_7"
+DRAWN = {
+    1: {A: [(12, 8, np.pi / 2, 20, 15)], B: [(5, 4, 0, 30, 20), (6, 5, 0, 2, 38)]},
+    3: {D: [(1, 1, 0, 0, 0), (4, 4, 0, -4.5, 20)]},
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_fddb(tmp_path / "fddb", DRAWN, (60, 40))
+    return tmp_path / "fddb"
+
+
+def test_records_are_sorted_and_hold_the_boxes_around_the_ellipses(root: Path) -> None:
+    source = FddbSource(root)
+    source.prepare()
+    source.check(train=False)
+    records = source.val()
+    assert [record.image_id for record in records] == [D, A, B]
+    assert [record.path for record in records] == [root / "originalPics" / f"{name}.jpg" for name in (D, A, B)]
+    # A point, and a face that reaches into the image with its drawn pixels only.
+    assert records[0].boxes_xyxy.tolist() == [[0, 0, 1, 1]]
+    assert records[0].ignored_xyxy.tolist() == [[0, 16, 0, 24]]
+    assert records[1].boxes_xyxy[0] == pytest.approx([12, 3, 28, 27])
+    assert records[2].boxes_xyxy.tolist() == [[25, 16, 35, 24], [0, 33, 8, 40]]  # cut to the image
+    assert source.ground_truth().image_ids == (D, A, B)
+    assert source.ground_truth().known_ids == (A, B, D)
+
+
+def test_a_source_with_a_list_and_sizes_of_a_file(root: Path, tmp_path: Path) -> None:
+    images = tmp_path / "list.txt"
+    images.write_text(f"{B}\n{A}.jpg\n")
+    write_sizes(tmp_path / "sizes.json", DRAWN, (33, 33))
+    write_image(root / "originalPics" / f"{D}.jpg", 0, (7, 7))
+    (root / "FDDB-folds").rename(tmp_path / "folds")
+    source = FddbSource(
+        root, val={"images": str(images)}, ground_truth=tmp_path / "folds", image_sizes=str(tmp_path / "sizes.json")
+    )
+    assert [record.image_id for record in source.val()] == [A, B]
+    assert source.val()[1].boxes_xyxy.tolist()[0] == [25, 16, 33, 24]
+    assert source.benchmark().image_sizes == tmp_path / "sizes.json"
+
+
+def test_mistakes_of_a_source(root: Path, tmp_path: Path) -> None:
+    (root / "originalPics" / f"{B}.jpg").unlink()
+    refused("img_265.*cannot be read", FddbSource(root).val)
+    write_sizes(tmp_path / "sizes.json", DRAWN, (60, 40))
+    refused("1 of the 3 images .*img_265.jpg", FddbSource(root, image_sizes=tmp_path / "sizes.json").val)
+    refused("data=fddb is for testing", FddbSource(root).check)
+    refused(r"no FDDB here: .*originalPics is not there", FddbSource(tmp_path / "nowhere").check, train=False)
+    refused("ellipses=fit is not known", FddbSource(root, ellipses="fit").benchmark)  # type: ignore[arg-type]

@@ -1,17 +1,10 @@
 """The published curves in the package: every published AP to four decimals, and near the original points."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 
 from fanet_lightning.score.curves import average_precision
 from fanet_lightning.score.wider_face.published import FILE, SETTINGS, method_name, published_curve, published_methods
 from tests.score.helpers import refused
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_published_curves.py"
 
 
 def test_every_curve_gives_its_published_ap() -> None:
@@ -34,17 +27,3 @@ def test_names_people_use() -> None:
     assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
     refused(r"'FANnet'.*FANet", method_name, "FANnet")
     refused("split=train", published_methods, "train")
-
-
-def test_the_script_makes_the_same_copy_again(shared_data: Path, tmp_path: Path) -> None:
-    words = [str(shared_data / "curves" / name) for name in ("wider_published_pr_curves.npz", "published_ap.json")]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words, str(tmp_path / "copy.npz")],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "copy.npz") as again, np.load(FILE) as copy:
-        assert sorted(again.files) == sorted(copy.files)
-        for name in ("points", "precision", "recall"):
-            np.testing.assert_array_equal(again[name], copy[name])
-        assert json.loads(str(again["header"]))["ap"] == json.loads(str(copy["header"]))["ap"]
