@@ -32,18 +32,16 @@ def random_case(
         for category in range(1, categories + 1):
             scale = float(rng.choice([4.0, 20.0]))
             faces = (rng.integers(0, 9, (rng.integers(0, 5), 4)) + SIDES) * scale
-            for box in faces.tolist():
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": category * 3,
-                        "bbox": box,
-                        # Sometimes that of a mask, or exactly a limit of the ranges.
-                        "area": float(rng.choice([box[2] * box[3], box[2] * box[3] * 0.7, 1024.0, 9216.0])),
-                        "iscrowd": int(rng.random() < 0.15),
-                    }
-                )
+            for x, y, w, h in faces.tolist():
+                # Sometimes that of a mask, or exactly a limit of the ranges.
+                area = float(rng.choice([w * h, w * h * 0.7, 1024.0, 9216.0]))
+                face = {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category * 3,
+                    "bbox": [x, y, w, h],
+                }
+                annotations.append({**face, "area": area, "iscrowd": int(rng.random() < 0.15)})
             near = faces[rng.integers(0, len(faces), rng.integers(0, 9))] if len(faces) else np.empty((0, 4))
             near = near + rng.integers(-1, 2, near.shape) * rng.choice([0.0, 1.0, scale / 2], (len(near), 1))
             far = (rng.integers(0, 9, (rng.integers(0, 4), 4)) + SIDES) * scale
@@ -83,7 +81,6 @@ def plain_ap(tool: COCOeval) -> dict[str, float]:
     parts = {"50": (slice(0, 1), 0), "75": (slice(5, 6), 0)} | {a: (slice(None), i) for i, a in enumerate(AREAS)}
     values = {}
     for setting in SETTINGS:
-        thresholds, area = parts[setting]
-        own = tool.eval["precision"][thresholds, :, :, area, 0]
+        own = tool.eval["precision"][parts[setting][0], :, :, parts[setting][1], 0]
         values[setting] = float(own[own > -1].mean()) if (own > -1).any() else float("nan")
     return values

@@ -17,10 +17,9 @@ def block(image_id: str, rows: Sequence[Sequence[float]]) -> str:
 
 
 def write_folds(folder: Path, faces: Faces) -> None:
-    """The official lists and ellipse lists, with the two blanks and the 1 at the end of a row."""
+    """The official ellipse lists, with the two blanks and the 1 at the end of a row."""
     folder.mkdir(parents=True, exist_ok=True)
     for fold, images in faces.items():
-        (folder / f"FDDB-fold-{fold:02d}.txt").write_text("".join(f"{image_id}\n" for image_id in images))
         blocks = [
             "\n".join([image_id, str(len(rows)), *(" ".join(f"{value:.6f}" for value in row) + "  1" for row in rows)])
             for image_id, rows in images.items()

@@ -19,9 +19,7 @@ def rectangle_mask(row: Sequence[float], width: int, height: int) -> np.ndarray:
     x, y, w, h = row
     xs, ys = sorted((nearest(x), nearest(x + w))), sorted((nearest(y), nearest(y + h)))
     mask = np.zeros((height, width), np.uint8)
-    for row_index in range(height):
-        for column in range(width):
-            mask[row_index, column] = xs[0] <= column <= xs[1] and ys[0] <= row_index <= ys[1]
+    mask[max(ys[0], 0) : max(ys[1] + 1, 0), max(xs[0], 0) : max(xs[1] + 1, 0)] = 1
     return mask
 
 

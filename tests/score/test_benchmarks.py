@@ -21,10 +21,11 @@ Rows = dict[str, list[tuple[float, ...]]]
 
 
 def put_wider(folder: Path, rows: Rows, line: str = "{name}") -> Path:
-    """``event/name`` → rows ``x y w h score``; ``line`` is the first line of a file."""
+    """``event/name`` → rows ``x y w h``, of score 0.9; ``line`` is the first line of a file."""
     for image_id, own in rows.items():
         event, _, name = image_id.rpartition("/")
-        lines = [line.format(name=name, event=event), str(len(own)), *(" ".join(map(str, row)) for row in own), ""]
+        rows_of_image = (" ".join(map(str, (*row, 0.9))) for row in own)
+        lines = [line.format(name=name, event=event), str(len(own)), *rows_of_image, ""]
         put(folder, image_id, "\n".join(lines))
     return folder
 
@@ -46,17 +47,16 @@ def put_files(benchmark: str, folder: Path, faces: Rows, rows: Rows) -> tuple[Pa
     """Predictions with score 0.9 and ground truth of 120 × 90 pixels an image, in the layout of a benchmark."""
     truth, found = folder / "truth", folder / "found"
     folder.mkdir(exist_ok=True)
-    scored = {image_id: [(*row, 0.9) for row in own] for image_id, own in rows.items()}
     if benchmark == "wider_face":
         boxes = [np.array(own, np.float64) for own in faces.values()]
         counted = {key: [np.ones(len(own), np.bool_) for own in boxes] for key in ("easy", "medium", "hard")}
         write_ground_truth(truth, GroundTruth(tuple(faces), boxes, counted))
-        put_wider(found, scored)
+        put_wider(found, rows)
     elif benchmark == "fddb":
         ellipses = {i: [(h / 2, w / 2, np.pi / 2, x + w / 2, y + h / 2) for x, y, w, h in o] for i, o in faces.items()}
         write_folds(truth, {1: ellipses})
         write_sizes(truth / "image_sizes.json", {1: ellipses}, (120, 90))
-        write_fddb_detections(found, {1: scored})
+        write_fddb_detections(found, {1: {i: [(*row, 0.9) for row in own] for i, own in rows.items()}})
     elif benchmark == "pascal_face":
         corners, own = (
             {i.rpartition("/")[2]: [(x, y, x + w, y + h) for x, y, w, h in o] for i, o in part.items()}
@@ -82,9 +82,7 @@ def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: 
     """S3FD and S3FD.pytorch write ``event/name.jpg``."""
     faces = faces_of(2)
     words = words_of("wider_face", tmp_path, faces)
-    found = put_wider(
-        tmp_path / "found", {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}, line
-    )
+    found = put_wider(tmp_path / "found", faces, line)
     (found / "0--Parade" / "._0_Parade_0.txt").write_bytes(b"\0\5\x16\7")
     (found / "0--Parade" / "0_Parade_0.txt").rename(found / "0--Parade" / "0_Parade_0.JPG.TXT")
     # A folder that is packed with its name as well.
@@ -98,13 +96,9 @@ def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: 
 def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faces = faces_of(2)
     words = words_of("fddb", tmp_path, faces)
-    first, second = faces
     # Both rows of negative size cover a face if their edges are swapped.
-    (x1, y1, w1, h1), (x2, y2, w2, h2) = faces[first][1], faces[second][1]
-    rows = {
-        first: [(*faces[first][0], 0.9), (x1 + w1, y1, -w1, h1, 0.8)],
-        second: [(*faces[second][0], 0.7), (x2, y2 + h2, w2, -h2, 0.6)],
-    }
+    (first, (one, (x1, y1, w1, h1))), (second, (two, (x2, y2, w2, h2))) = faces.items()
+    rows = {first: [(*one, 0.9), (x1 + w1, y1, -w1, h1, 0.8)], second: [(*two, 0.7), (x2, y2 + h2, w2, -h2, 0.6)]}
     write_fddb_detections(tmp_path / "found", {1: {f"./{image_id}.JPG": own for image_id, own in rows.items()}})
     assert main([*words, f"out={tmp_path / 'out'}"]) == 0
     assert "warning: 2 detections with a negative width or height" in capsys.readouterr().err

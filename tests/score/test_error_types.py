@@ -43,11 +43,8 @@ def test_edges_of_the_overlap(height: float, kind: str) -> None:
     assert kinds_of(typed([([FACE], {"hard": [True]}, [(0, 0, 9, height, 0.5)])])) == [kind]
 
 
-# --- the oracle: TIDE's steps one after the other, in plain Python
-
-
 def oracle(images: list[Image], setting: str, fixed: set[str], only: int | None = None) -> tuple[list, list, float]:
-    """Kinds per image, states per image, AP with the errors fixed (of image ``only`` alone)."""
+    """TIDE's steps one after the other: kinds, states, AP with the errors fixed (of image ``only`` alone)."""
     all_kinds, all_states, points, faces_left, faces_before = [], [], [], 0, 0
     scores = [row[4] for _, _, rows in images for row in rows]
     low, high = min([1.0, *scores]), max([0.0, *scores])

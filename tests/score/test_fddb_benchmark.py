@@ -74,20 +74,15 @@ def made_pairs(rng: np.random.Generator, pairs: int) -> tuple[np.ndarray, np.nda
     return rows, ellipses
 
 
-def test_fit_takes_a_lying_ellipse_for_what_it_covers() -> None:
-    """Half-axes are taken along the common angle: a lying ellipse is one that is short there."""
-    rows, ellipses = made_pairs(np.random.default_rng(2), 40)
-    lying = ellipses.copy()
-    lying[:5, :2], lying[:5, 2] = ellipses[:5, 1::-1], 0
-    assert fit_ellipses(rows, lying).coefficients == pytest.approx(fit_ellipses(rows, ellipses).coefficients)
-
-
 def test_fit_equals_the_normal_equations() -> None:
     rng = np.random.default_rng(6)
     rows, ellipses = made_pairs(rng, 60)
     ellipses[:, :2] += rng.normal(0, 3, (60, 2))
     ellipses[:, 3:] += rng.normal(0, 3, (60, 2))
-    fit = fit_ellipses(rows, ellipses)
+    # Half-axes are taken along the common angle: a lying ellipse is one that is short there.
+    lying = ellipses.copy()
+    lying[:5, :2], lying[:5, 2] = ellipses[:5, 1::-1], 0
+    fit = fit_ellipses(rows, lying)
     targets = [ellipses[:, 0], ellipses[:, 1], ellipses[:, 3] - rows[:, 0] - rows[:, 2] / 2]
     for column, target in enumerate(targets):
         normal, right = np.zeros((2, 2)), np.zeros(2)

@@ -12,7 +12,7 @@ from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions,
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_fddb_ground_truth
 from tests.data.wider_files import write_image
 from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_sizes
-from tests.score.helpers import refused
+from tests.score.helpers import put, refused
 
 A, B, C = "2002/08/11/big/img_591", "2002/08/26/big/img_265", "2003/01/01/big/img_7"
 FACES = {1: {A: [(12.5, 8.25, 1.5, 20, 15)], B: [(5, 4, 0.5, 30, 20), (6, 5, -1.0, 10, 10)]}, 3: {C: []}}
@@ -25,20 +25,10 @@ def truth(tmp_path: Path) -> FddbGroundTruth:
     return read_fddb_ground_truth(tmp_path / "truth")
 
 
-def put(tmp_path: Path, text: str | bytes) -> Path:
-    path = tmp_path / "joined.txt"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
 def test_ground_truth(tmp_path: Path, truth: FddbGroundTruth) -> None:
     assert truth.image_ids == truth.known_ids == (A, B, C)
     assert truth.folds.tolist() == [1, 1, 3]
-    assert [rows.tolist() for rows in truth.ellipses] == [
-        [[12.5, 8.25, 1.5, 20, 15]],
-        [[5, 4, 0.5, 30, 20], [6, 5, -1, 10, 10]],
-        [],
-    ]
+    assert [[*map(tuple, rows.tolist())] for rows in truth.ellipses] == [*FACES[1].values(), *FACES[3].values()]
     assert (truth.faces.tolist(), truth.sizes_wh.tolist()) == ([1, 2, 0], [[60, 40]] * 3)
     # The folder itself, and a list.
     images = tmp_path / "list.txt"
@@ -108,10 +98,10 @@ ALLOWED = f"\ufeff{B}.jpg \r\n 2 7 \r\n\r\n 1e1\t-2.5 +3 .25 1E-2\r\n7 7 0 0 -1\
 def test_everything_that_is_allowed(
     tmp_path: Path, truth: FddbGroundTruth, text: str, rows: list[Any], missing: tuple[str, ...]
 ) -> None:
-    read = read_fddb_predictions(put(tmp_path, text), truth)
+    read = read_fddb_predictions(put(tmp_path, "joined", text), truth)
     assert (rows_of(read), read.missing, read.are_ellipses) == (rows, missing, len(rows[0][0]) == 6)
     # A selection leaves the other images aside.
-    part = read_fddb_predictions(put(tmp_path, text), truth.select([A]))
+    part = read_fddb_predictions(put(tmp_path, "joined", text), truth.select([A]))
     assert (part.image_ids, rows_of(part)) == ((A,), rows[:1])
 
 
@@ -140,7 +130,7 @@ NAME = "should be the name of an image, the next line"
     ],
 )
 def test_each_mistake_gets_its_line(tmp_path: Path, truth: FddbGroundTruth, text: str | bytes, message: str) -> None:
-    assert "joined.txt" in refused(message, read_fddb_predictions, put(tmp_path, text), truth)
+    assert "joined.txt" in refused(message, read_fddb_predictions, put(tmp_path, "joined", text), truth)
 
 
 def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:

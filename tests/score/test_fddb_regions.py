@@ -36,10 +36,8 @@ def test_iou_equals_that_of_whole_masks() -> None:
         cut += sum(bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()) for mask in drawn)
         nothing = np.zeros((height, width), np.uint8)
         rectangles = [oracle.rectangle_mask(row, width, height) if min(row[2:]) >= 0 else nothing for row in rows]
-        for others, masks in (
-            (rows, rectangles),
-            (ellipses, [oracle.ellipse_mask(row, width, height) for row in ellipses]),
-        ):
+        ovals = [oracle.ellipse_mask(row, width, height) for row in ellipses]
+        for others, masks in ((rows, rectangles), (ellipses, ovals)):
             found = iou(faces, others, width, height)
             assert found.shape == (len(faces), len(others))
             assert found.tolist() == [[oracle.overlap(face, mask) for mask in masks] for face in drawn]

@@ -62,17 +62,13 @@ def test_mistakes_in_a_file(tmp_path: Path, content: str | bytes, line: str) -> 
     assert message.startswith(str(path)) and line in message
 
 
-def test_mistakes_of_the_folder(tmp_path: Path) -> None:
+def test_mistakes_of_the_folder_and_the_zip(tmp_path: Path) -> None:
     refused(r"none cannot be read .*a folder or \.zip", read_predictions, tmp_path / "none", IDS)
     refused("no file of an image is in it; predictions are a folder", read_predictions, tmp_path, IDS)
-    put(tmp_path, IDS[0], text("0_Parade_a_1"))
-    put(tmp_path, IDS[0], text("0_Parade_a_1"), suffix=".jpg.txt")
+    for suffix in (".txt", ".jpg.txt"):
+        put(tmp_path, IDS[0], text("0_Parade_a_1"), suffix)
     refused(f"two files for '{IDS[0]}'", read_predictions, tmp_path, IDS)
-
-
-def test_mistakes_of_the_zip(tmp_path: Path) -> None:
-    path = tmp_path / "run.zip"
-    path.write_bytes(b"not a zip")
+    path = put(tmp_path, "run", "not a zip", ".zip")
     refused(f"^{path} cannot be read", read_predictions, path, IDS)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{IDS[0]}.txt", text("0_Parade_a_1", "1 2 3 4 x"))

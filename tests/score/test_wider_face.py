@@ -1,18 +1,21 @@
-"""WIDER FACE scoring: against hand-computed cases, a slow oracle, and the numbers of the official tool."""
+"""WIDER FACE scoring: against a slow oracle and the numbers of the official tool; the published curves."""
 
 import math
 import random
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fanet_lightning.score.curves import average_precision
 from fanet_lightning.score.inputs import read_selection
 from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions
+from fanet_lightning.score.wider_face.published import FILE, SETTINGS, method_name, published_curve, published_methods
 from tests.score import wider_oracle
-from tests.score.helpers import FACE, invalid, pack, random_run
+from tests.score.helpers import FACE, invalid, pack, random_run, refused
 
 
 def test_face_of_negative_width_is_missed_and_takes_no_row() -> None:
@@ -57,3 +60,25 @@ def test_numbers_of_the_official_tool(shared_data: Path) -> None:
         assert len(ids) == images
         curves = score(whole.select(ids), read_predictions(archive, ids, known_ids=whole.image_ids))
         assert {setting: round(curve.ap, 6) for setting, curve in curves.items()} == expected
+
+
+def test_every_curve_gives_its_published_ap() -> None:
+    assert FILE.stat().st_size < 400_000
+    assert (len(published_methods("val")), len(published_methods("test"))) == (40, 41)
+    assert list(published_methods()["FANet"].values()) == [0.9562, 0.9475, 0.8954]
+    for split in ("val", "test"):
+        for method, settings in published_methods(split).items():
+            assert list(settings) == list(SETTINGS)
+            for setting, ap in settings.items():
+                precision, recall = published_curve(method, split, setting)
+                assert not precision.flags.writeable
+                assert round(average_precision(precision, recall), 4) == ap, (split, method, setting)
+                assert (np.diff(recall) >= 0).all() and precision.min() >= 0 and precision.max() <= 1
+
+
+def test_names_people_use() -> None:
+    assert method_name("s3fd") == "SFD"
+    assert method_name("fanet") == "FANet"
+    assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
+    refused(r"'FANnet'.*FANet", method_name, "FANnet")
+    refused("split=train", published_methods, "train")
