@@ -127,7 +127,6 @@ def test_a_run_that_is_asked_to_end_says_how_to_resume(
     """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
     options = {"stderr": subprocess.PIPE, "start_new_session": True, "preexec_fn": as_in_a_terminal}
     process = start("train", *TINY, "resume=auto", cwd=tmp_path, **options)
-    assert process.stdout is not None
     is_sent = False
     for line in process.stdout:
         if line.startswith("epoch 1/") and not is_sent:

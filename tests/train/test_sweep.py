@@ -179,26 +179,19 @@ def test_the_summary_names_what_failed_with_its_log() -> None:
 def test_a_sweep_that_is_interrupted_says_what_became_of_its_variants(
     kind: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    settings = settings_of("level=1", *TINY, "epochs=2000", "evaluate_at_end=false")
-    RunRecord(name="level1", seed=0, settings=settings, state="finished").write(tmp_path / "grid/level1_seed0")
-    words = ["level=1,2,3", "context=false", "hl=true,false", "sweep=grid", *TINY]
-    words += ["epochs=2000", "evaluate_at_end=false"]
+    words = [*TINY, "epochs=2000", "evaluate_at_end=false"]
+    record = RunRecord(name="level1", seed=0, settings=settings_of("level=1", *words), state="finished")
+    record.write(tmp_path / "grid/level1_seed0")
+    words += ["level=1,2,3", "context=false", "hl=true,false", "sweep=grid"]
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     process = start("train", "-m", *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, **heard)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.endswith("] started\n"):
-            process.send_signal(kind)
-            break
+    next(line for line in process.stdout if line.endswith("] started\n"))
+    process.send_signal(kind)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == code, rest
-    lines = [" ".join(line.split()) for line in rest.splitlines()]
-    assert "Traceback" not in rest
-    assert {line[:29].rstrip() for line in lines} >= {
-        "level1_seed0 done before 0.0",
-        "level2_hl_seed0 cut off 0.0 m"[:29],
-    }
-    assert any("interrupted" in line for line in lines)
+    lines = {" ".join(line.split())[:29].rstrip() for line in rest.splitlines()}
+    assert lines >= {"level1_seed0 done before 0.0", "level2_hl_seed0 cut off 0.0 m"}
+    assert "interrupted" in rest and "Traceback" not in rest
 
 
 @pytest.mark.slow
