@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from fanet_lightning.data.images import ImageFrame
 from fanet_lightning.data.records import LabelledImage
 from fanet_lightning.doctor.checks import BoxFaults, FileFacts, box_faults, fixed_boxes, frame_fault, label_findings
-from tests.ops.test_boxes import iou_of_two
 
 FRAME = (100, 80)
 NAN, INF = math.nan, math.inf
@@ -42,13 +41,19 @@ def oracle(boxes, ignored, frame) -> dict[str, list[int]]:
                 shape[i] = "tiny"
     kept: list[int] = []
     for i in sorted(sound, key=lambda i: (ignored[i], i)):
-        if any(iou_of_two(boxes[i], boxes[k]) > 0.95 and not (ignored[i] and ignored[k]) for k in kept):
+        if any(iou(boxes[i], boxes[k]) > 0.95 and not (ignored[i] and ignored[k]) for k in kept):
             found["doubled"].append(i)
         else:
             kept.append(i)
             if i in shape:
                 found[shape[i]].append(i)
     return {name: sorted(rows) for name, rows in found.items()}
+
+
+def iou(a, b) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 # A coarse grid, so that doubles, edges and boxes without area are common.
