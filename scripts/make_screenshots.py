@@ -21,6 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving
 from fanet_lightning.app.settings import Settings
+from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -134,7 +135,9 @@ def make(work: Path) -> None:
         shoot(page, "doctor.jpg", 1100)
         page.goto((work / "runs/report/report.html").as_uri())
         shoot(page, "report.jpg", 1100)
-        with serving.serving(FaceDetector.from_pretrained(), Settings(port=None)) as url:
+        with serving.serving(
+            FaceDetector.from_pretrained(), Settings(plain(compose_config("app", ["port=null"])))
+        ) as url:
             page.goto(url)
             page.set_input_files("#image-in input[type=file]", str(photo))
             page.wait_for_selector("#image-summary .main")

@@ -18,14 +18,14 @@ from fanet_lightning.ops.structures import Detections
 FINGERPRINT = {"checkpoint_sha256": "ab", "protocol_settings": {"name": "original", "max_long": None}, "pair": (1, 2)}
 
 
-def items(count: int) -> list[Inferred]:
+def items(count: int) -> list[tuple[str, Inferred]]:
     random = np.random.default_rng(0)
     made = []
     for i in range(count):
         boxes = torch.from_numpy(random.normal(0, 300, (i % 4, 4)).astype(np.float32))
         scores = torch.from_numpy(random.random(i % 4).astype(np.float32))
         passes = [PassRecord(float(random.random()), bool(i % 2), 5, 7, 2, i % 4)] * (1 + i % 2)
-        made.append(Inferred(f"0--Påräde/im\u2028age_{i}", Detections(boxes, scores), passes, float(random.random())))
+        made.append((f"0--Påräde/im\u2028age_{i}", Inferred(Detections(boxes, scores), passes, float(random.random()))))
     return made
 
 
@@ -38,15 +38,16 @@ def test_what_was_added_comes_back_bit_for_bit(tmp_path: Path) -> None:
     given = items(6)
     # The odd floats: a denormal, the last one below 1, minus zero.
     odd = [struct.unpack("<f", bits)[0] for bits in (b"\1\0\0\0", b"\xff\xff\x7f\x3f", b"\0\0\0\x80")]
-    given[3] = given[3]._replace(detections=Detections(torch.tensor([[*odd, 1e38]]), torch.tensor([odd[1]])))
+    name, item = given[3]
+    given[3] = name, item._replace(detections=Detections(torch.tensor([[*odd, 1e38]]), torch.tensor([odd[1]])))
     for start in range(0, 6, 2):  # three processes, two images each
         with open_journal(path) as journal:
-            assert list(done_before(journal)) == [item.image_id for item in given[:start]] and not journal.refused
+            assert list(done_before(journal)) == [name for name, _ in given[:start]] and not journal.refused
             for item in given[start : start + 2]:
-                journal.append(to_plain(item))
+                journal.append(to_plain(*item))
     read = done_before(open_journal(path))
-    for first in given:
-        second = read[first.image_id]
+    for name, first in given:
+        second = read[name]
         assert first.passes == second.passes and first.seconds == second.seconds
         for x, y in zip(first.detections.numpy(), second.detections.numpy(), strict=True):
             assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
@@ -57,7 +58,7 @@ def test_a_kill_at_any_byte_or_a_damaged_one_loses_no_line_before(tmp_path: Path
     with open_journal(path) as journal:
         ends = [path.stat().st_size]  # of each line
         for item in given:
-            journal.append(to_plain(item))
+            journal.append(to_plain(*item))
             ends.append(path.stat().st_size)
     content = path.read_bytes()
 
@@ -65,11 +66,11 @@ def test_a_kill_at_any_byte_or_a_damaged_one_loses_no_line_before(tmp_path: Path
         path.write_bytes(left)
         journal = open_journal(path)
         whole = max(0, sum(end <= place for end in ends) - 1)
-        assert list(done_before(journal)) == [item.image_id for item in given[:whole]], place
+        assert list(done_before(journal)) == [name for name, _ in given[:whole]], place
         assert not journal.refused
         with journal:
             for item in given[whole:]:
-                journal.append(to_plain(item))
+                journal.append(to_plain(*item))
         assert path.read_bytes() == content, place
 
     for place in range(len(content) + 1):
@@ -83,13 +84,13 @@ def test_a_kill_at_any_byte_or_a_damaged_one_loses_no_line_before(tmp_path: Path
 def test_other_settings_start_over_and_say_which(tmp_path: Path) -> None:
     path, (first, second) = tmp_path / "j", items(2)
     with open_journal(path) as journal:
-        journal.append(to_plain(first))
+        journal.append(to_plain(*first))
     changed = {**FINGERPRINT, "protocol_settings": {"name": "original", "max_long": 100}, "images": "x", "pair": [1, 3]}
     other = open_journal(path, settings=changed)
     assert other.refused == ["protocol_settings", "pair", "images"] and not other.resumed
     with other:
-        other.append(to_plain(second))
-    assert list(done_before(open_journal(path, settings=changed))) == [second.image_id]
+        other.append(to_plain(*second))
+    assert list(done_before(open_journal(path, settings=changed))) == [second[0]]
     assert "checkpoint_sha256" in open_journal(path, settings={}).refused
     with open_journal(path, settings=changed, resume=False) as anew:
         assert not anew.resumed and anew.refused == []

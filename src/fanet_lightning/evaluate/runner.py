@@ -99,6 +99,22 @@ def _code(*nodes: Mapping[str, Any] | None) -> str:
     return digest.hexdigest()
 
 
+def to_plain(image_id: str, item: Inferred) -> dict[str, Any]:
+    """A line of the journal: float32 comes back from JSON equal to the last bit."""
+    boxes, scores = item.detections.boxes_xyxy.tolist(), item.detections.scores.tolist()
+    passes = [list(step) for step in item.passes]
+    return {"image_id": image_id, "boxes_xyxy": boxes, "scores": scores, "passes": passes, "seconds": item.seconds}
+
+
+def done_before(journal: Journal) -> dict[str, Inferred]:
+    """The images that an earlier process left in a journal with the same settings."""
+    found = {}
+    for line in journal.lines if journal.resumed else ():
+        detections = Detections(torch.tensor(line["boxes_xyxy"]).reshape(-1, 4), torch.tensor(line["scores"]))
+        found[line["image_id"]] = Inferred(detections, [PassRecord(*step) for step in line["passes"]], line["seconds"])
+    return found
+
+
 def detect_records(
     detector: FaceDetector, records: Sequence[ImageRecord], scale: ScaleProtocol, workers: int, journal: Journal
 ) -> dict[str, Inferred]:
@@ -107,12 +123,7 @@ def detect_records(
     Boxes are in pixels of the original image, clipped to it. ``workers``: threads that read and resize images.
     InputError: a file is missing or broken, does not fit into memory, or the journal's disk is full.
     """
-    found = {}
-    # What an earlier process has left: float32 comes back from JSON equal to the last bit.
-    for line in journal.lines if journal.resumed else ():
-        detections = Detections(torch.tensor(line["boxes_xyxy"]).reshape(-1, 4), torch.tensor(line["scores"]))
-        passes = [PassRecord(*step) for step in line["passes"]]
-        found[line["image_id"]] = Inferred(detections, passes, line["seconds"])
+    found = done_before(journal)
     missing = [record for record in records if record.image_id not in found]
     prepare, threads, most = StreamSettings(scale, 0.0).prepare, max(1, workers), max(1, 2 * workers)
     start = time.perf_counter()
@@ -120,11 +131,8 @@ def detect_records(
     for record, reading in track(read, "detecting", len(missing), disable=not sys.stderr.isatty()):
         [(detections, passes)] = found_in(scale, detector.backend, [reading.result()])
         start, seconds = (now := time.perf_counter()), now - start
-        found[record.image_id] = Inferred(detections, passes, seconds)
-        journal.append({
-            "image_id": record.image_id, "boxes_xyxy": detections.boxes_xyxy.tolist(),
-            "scores": detections.scores.tolist(), "passes": list(map(list, passes)), "seconds": seconds,
-        })  # fmt: skip
+        found[record.image_id] = item = Inferred(detections, passes, seconds)
+        journal.append(to_plain(record.image_id, item))
     return {record.image_id: found[record.image_id] for record in records}
 
 
