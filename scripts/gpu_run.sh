@@ -20,8 +20,7 @@ item 1_parity "$python" benchmarks/device_parity.py --device cuda --width 1 --si
 item 2_matching "$python" benchmarks/matching.py --device cuda
 item 2_loss "$python" benchmarks/loss.py --device cuda
 item 2_assignment "$python" benchmarks/assignment.py --device cuda
-item 2_cuda_tests "$python" -m pytest -q -p no:cacheprovider tests/ops/test_matching.py tests/ops/test_assigners.py \
-  tests/ops/test_*loss*.py tests/ops/test_losses.py tests/models/test_runtime.py -k cuda
+item 2_cuda_tests "$python" -m pytest -q -p no:cacheprovider tests/ops/test_matching.py -k accelerator
 item 3_training_step "$python" benchmarks/network.py --device cuda --train --batch 12 --size 640x640
 item 3_training_step_compiled "$python" benchmarks/network.py --device cuda --train --batch 12 --size 640x640 --compile
 for level in 1 2 3; do

@@ -199,7 +199,7 @@ def test_ranks_and_joblib_train_in_folders_with_odd_names(tmp_path: Path) -> Non
     assert len(list((tmp_path / "grid #1").glob("*/checkpoints/last.ckpt"))) == 2
 
 
-def test_a_reader_that_leaves_ends_the_command_without_a_word(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_ends_the_command_without_a_word() -> None:
     script = "from fanet_lightning.cli import main as cli\ncli.run(lambda words: print('x' * 1_000_000, flush=True))"
     shell = '"$0" -c "$1" | true; exit ${PIPESTATUS[0]}'
     done = subprocess.run(["bash", "-c", shell, sys.executable, script], capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Configuration: where conf/ is, its schema, how words of a command line become one, the text of --help.
+"""Configuration: where conf/ is, how words of a command line become one, the text of --help.
 
 Every verb checks its words here first (:func:`read_words`): keys, options, types, and text, which is taken as typed.
 Hydra composes the groups, and gets the words with everything quoted that its grammar would read otherwise.

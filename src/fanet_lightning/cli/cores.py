@@ -38,10 +38,10 @@ def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
         return math.inf
 
 
-def _busy_seconds(cores: set[int], stat: Path = Path("/proc/stat")) -> float:
+def _busy_seconds(cores: set[int]) -> float:
     """What all programs together have had of these cores since the machine started; 0 where no Linux tells it."""
     try:
-        rows = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
+        rows = [line.split() for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()]
     except OSError:
         return 0.0
     # user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user.

@@ -184,9 +184,10 @@ def available_bytes(device: torch.device) -> int | None:
     return min(found, default=None)
 
 
-def _system_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+def _system_bytes() -> int | None:
     try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     except (OSError, UnicodeDecodeError):
         match = None
     if match:
@@ -197,8 +198,9 @@ def _system_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
         return None
 
 
-def _container_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _container_bytes() -> int | None:
     """What the control group (version 2) of this container leaves; reclaimable file cache counts as free."""
+    root = Path("/sys/fs/cgroup")
     try:
         most, now = (int((root / name).read_text()) for name in ("memory.max", "memory.current"))
         match = re.search(r"^inactive_file (\d+)", (root / "memory.stat").read_text(), re.MULTILINE)

@@ -46,7 +46,7 @@ class InUse(InputError):
 State = Literal["running", "interrupted", "stopped", "finished", "failed"]
 
 # Settings that say where and how a run is carried out, not what it trains. Two starts that differ in these alone are
-# the same run.
+# the same run. ``cache_dir`` and ``trainer.enable_progress_bar`` are of earlier versions.
 CIRCUMSTANCES = frozenset({
     "out", "sweep", "group", "name", "resume", "overwrite", "workers", "threads", "logger", "callbacks", "profile",
     "stop_after", "seeds", "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile",

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from fanet_lightning.cli.cores import usable_cores
 from fanet_lightning.cli.device import available_bytes
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import Image8, UnreadableImage, image_fault, read_image_rgb, read_image_size
@@ -391,9 +390,8 @@ class FaceDataModule(LightningDataModule):
         source: where records come from, e.g. :class:`~fanet_lightning.data.sources.WiderFaceSource`.
         batch_size: total over all devices, which must divide it.
         input_size: side of the training images that ``augment`` makes, pixels.
-        workers: processes that load, per device; None: one per usable core, at most 8. 0: the main process loads.
-        augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.transforms.TrainAugment``; None where
-            nothing trains.
+        augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.transforms.TrainAugment``.
+        workers: processes that load, per device; 0: the main process loads.
         val_scale: size at which validation images are shown; by default their own.
         cache: ``memory`` keeps decoded training images (the same samples), once for all workers of a rank.
         cache_gib: most memory of it, for all ranks of a machine; None, or more than is free: half of what is free.
@@ -403,25 +401,23 @@ class FaceDataModule(LightningDataModule):
         self,
         source: FaceSource,
         *,
+        augment: Augment,
         batch_size: int = 12,
         input_size: int = 640,
-        workers: int | None = None,
+        workers: int = 0,
         seed: int = 0,
-        augment: Augment | None = None,
         val_scale: TestScale | None = None,
         cache: str | None = None,
         cache_gib: float | None = None,
     ) -> None:
         super().__init__()
         check_cache(cache, cache_gib)
-        if workers is not None:
-            check_numbers("workers", workers, 0, 0, 1024)
+        check_numbers("workers", workers, 0, 0, 1024)
         size = getattr(augment, "size", input_size)
         if size != input_size:
             raise InputError(f"augment.size={size} but input_size={input_size}; give both the same value")
         self.source, self.batch_size, self.seed, self.augment = source, batch_size, seed, augment
-        self.workers = min(8, usable_cores()) if workers is None else workers
-        self.val_scale = val_scale or TestScale("original")
+        self.workers, self.val_scale = workers, val_scale or TestScale("original")
         self.cache, self.cache_gib = cache, cache_gib
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
@@ -430,8 +426,6 @@ class FaceDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Write or fetch what the source needs; unreadable validation images are an InputError before training."""
         self.source.prepare()
-        if self.augment is None:  # nothing trains
-            return
         faults = over_files(lambda index: image_fault(self.val_records[index].path), len(self.val_records))
         unreadable = [fault for fault in faults if fault is not None]
         if unreadable:
@@ -456,11 +450,9 @@ class FaceDataModule(LightningDataModule):
         return {"train": train.digest(), "val": PackedRecords(self.val_records).digest()}
 
     def train_dataloader(self) -> TrainLoader:
-        """This rank's part; InputError: of the source or the sampler. ValueError without ``augment``."""
-        if self.augment is None:
-            raise ValueError("FaceDataModule(augment=None) cannot train; give an augmentation")
+        """This rank's part; InputError: of the source or the sampler."""
         if self.train_dataset is None:
-            self.train_dataset = self._train_dataset(self.augment)
+            self.train_dataset = self._train_dataset()
         rank_and_world_size = self._rank_and_world_size()
         sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, *rank_and_world_size, self.seed)
         self._train_loader = TrainLoader(self.train_dataset, sampler, *self._options())
@@ -475,7 +467,7 @@ class FaceDataModule(LightningDataModule):
             self._resumed = {}
         return self._train_loader
 
-    def _train_dataset(self, augment: Augment) -> TrainDataset:
+    def _train_dataset(self) -> TrainDataset:
         records, cache = _some(self.source.train(), "train"), None
         if self.cache == "memory":
             ranks = 1 if self.trainer is None else self.trainer.world_size // self.trainer.num_nodes
@@ -483,7 +475,7 @@ class FaceDataModule(LightningDataModule):
             if self._rank_and_world_size()[0] == 0:
                 size = f"{cache.limit_bytes / GIB:.2f} GiB"
                 print(f"cache=memory: {cache.places:,} of {len(records):,} images fit into {size}", flush=True)
-        return TrainDataset(records, augment, self.seed, cache)
+        return TrainDataset(records, self.augment, self.seed, cache)
 
     def state_dict(self) -> dict[str, Any]:
         """How far training has come in its epoch, and on which images, for the checkpoint."""

@@ -183,10 +183,10 @@ def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(np.uint8, copy=False)
 
 
-def target_range(face: float, anchor_sizes: Sequence[int] = SIZES) -> list[tuple[float, float]]:
+def target_range(face: float) -> list[tuple[float, float]]:
     """Intervals for a face's new size, each scale up to one past the nearest; ``face``: root of its area, pixels."""
-    nearest = min(range(len(anchor_sizes)), key=lambda i: abs(anchor_sizes[i] - face))
-    return [(size / 2, size * 2.0) for size in anchor_sizes[: nearest + 2]]
+    nearest = min(range(len(SIZES)), key=lambda i: abs(SIZES[i] - face))
+    return [(size / 2, size * 2.0) for size in SIZES[: nearest + 2]]
 
 
 def anchor_sampling_window(rng: random.Random, height: int, width: int, boxes_xyxy: Boxes, size: int) -> Window:
@@ -304,7 +304,7 @@ class TrainAugment:
     def draw(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Drawn:
         """All draws of one sample but those of ``extra``, from the image's size and boxes alone, without any pixel."""
         rng = random.Random(seed)
-        rng.random()  # of the composition that drew first once: samples stay what they were
+        rng.random()  # of no use, but without it the samples of every seed would be others
         boxes = clean_boxes(boxes_xyxy, height, width)
         window: Window | None = None
         if rng.random() < self.anchor_sampling and len(boxes):
@@ -428,6 +428,7 @@ def _albumentations() -> Any:
     return importlib.import_module("albumentations")
 
 
+# Of tiles (detect.tiling): their places are multiples of the stride, the margin is what the network sees around a face.
 STRIDE = STRIDES[-1]
 MARGIN = 640
 SMALLEST_TILE_PIXELS = (2 * MARGIN + STRIDE) ** 2

@@ -95,7 +95,7 @@ class Report:
     """All of one examination.
 
     ``files``     path of an image → what the file is, ``missing_image`` among its troubles.
-    ``findings``  in the order of :data:`KINDS`, most severe first.
+    ``findings``  in the order of :data:`~fanet_lightning.doctor.checks.KINDS`, most severe first.
     ``facts``     part → numbers of it, see :func:`part_facts`.
     """
 

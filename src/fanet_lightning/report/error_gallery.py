@@ -63,7 +63,7 @@ def write_error_gallery(
 ) -> tuple[int, list[str]]:
     """Write the gallery into ``folder``, which appears whole or not at all; an earlier one there is replaced.
 
-    Images come in the order of the AP that their errors cost, :func:`lost_ap.gain_per_image`. What ``folder`` holds
+    Images come in the order of the AP that their errors cost, :func:`gain_per_image`. What ``folder`` holds
     needs nothing from outside, so it can be moved and sent.
 
     Args:

@@ -350,14 +350,12 @@ def _figure(scores: AttributeScores, attributes: Sequence[str], title: str) -> F
     return figure
 
 
-def detection_grid(
-    images_rgb: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], caption: str, columns: int = 3
-) -> Figure:
-    """Annotated images in a grid with the color bar of confidence at the right."""
-    rows = max(1, -(-len(images_rgb) // columns))
-    width, lines = 4.0 * columns + 0.8, [wrapped(title, 3.5) for title in titles]
+def detection_grid(images_rgb: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], caption: str) -> Figure:
+    """Annotated images in a grid of three columns with the color bar of confidence at the right."""
+    rows = max(1, -(-len(images_rgb) // 3))
+    width, lines = 4.0 * 3 + 0.8, [wrapped(title, 3.5) for title in titles]
     height = (3.0 + _LINE_INCHES * max((text.count("\n") + 1 for text in lines), default=1)) * rows + 0.5
-    with canvas((width, height), rows, columns, style={"axes.grid": False}) as (figure, axes):
+    with canvas((width, height), rows, 3, style={"axes.grid": False}) as (figure, axes):
         for axis in axes:
             axis.set_axis_off()
         for axis, image, text in zip(axes, images_rgb, lines, strict=False):

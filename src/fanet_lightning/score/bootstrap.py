@@ -170,9 +170,9 @@ class Interval(NamedTuple):
     samples: Floats
 
 
-def method(samples: int = SAMPLES, seed: int = 0) -> str:
+def method(samples: int = SAMPLES) -> str:
     """How an interval came about, in words."""
-    return f"bootstrap over images, {samples} samples, {CONFIDENCE:.0%} percentile interval, seed {seed}"
+    return f"bootstrap over images, {samples} samples, {CONFIDENCE:.0%} percentile interval, seed 0"
 
 
 def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0) -> dict[str, Interval]:

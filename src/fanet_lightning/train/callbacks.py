@@ -1,4 +1,4 @@
-"""Lightning callbacks: EMA, epoch summary, run record, atomic checkpoints."""
+"""Lightning callbacks: averaged weights, epoch summary, run record, atomic checkpoints, few images."""
 
 import math
 import os
