@@ -94,7 +94,7 @@ def test_maps_of_another_network_are_refused() -> None:
 
 NETWORKS: list[dict[str, Any]] = [
     {"level": 1}, {"level": 3}, {"level": 3, "own_blocks": True, "context": False}, {"name": "s3fd_fpn"},
-    {"name": "s3fd_fpn", "fpn_maps": 6}, {"level": 4, "fc6": "dilated"},
+    {"name": "s3fd_fpn", "fpn_maps": 6}, {"level": 4, "fc6": "dilated"}, {"backbone": "light", "batch_norm": True},
 ]  # fmt: skip
 
 
