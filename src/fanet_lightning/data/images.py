@@ -224,6 +224,7 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
 def _decode_jpeg(content: bytes, shrink: int = 1) -> Image8 | None:
     """By OpenCV, as stored, shrunk by 1, 2, 4 or 8 in libjpeg; None where it cannot, and Pillow says why."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    # Of these names GRAYSCALE is the reduction alone; COLOR would ask for BGR as well.
     flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{shrink}") if shrink > 1 else 0
     image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     return None if image is None else np.ascontiguousarray(image, dtype=np.uint8)

@@ -595,6 +595,7 @@ def _sweep(line: CommandLine) -> int:
     if "hydra.sweeper.direction" not in given and "direction" in sweeper:
         words.append("hydra.sweeper.direction=maximize")  # Optuna minimizes unless it is told otherwise
     os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
+    # left: trials that the study still wants; another sweep is started whatever is done.
     is_search, left = bool(sweeper.get("storage") and sweeper.get("study_name")), 1
     with contextlib.ExitStack() as held:
         if is_search:
