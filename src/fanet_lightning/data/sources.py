@@ -10,7 +10,7 @@ import numpy as np
 from fanet_lightning.cli.config import made, own
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
-from fanet_lightning.data.folder.labels import warn_of_odd_boxes
+from fanet_lightning.data.folder.parts import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, clean_record, refuse_missing
 from fanet_lightning.data.synthetic.dataset import prepare_synthetic, synthetic_parameters

@@ -22,7 +22,7 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, has_image_extension, nearest_name
-from fanet_lightning.data.folder.labels import ImageFiles
+from fanet_lightning.data.folder.parts import ImageFiles
 from fanet_lightning.data.records import (
     ATTRIBUTES,
     ImageRecord,

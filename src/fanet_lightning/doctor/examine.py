@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.fft import dctn
 
 from fanet_lightning.cli.errors import counted
-from fanet_lightning.data.folder.labels import odd_boxes
+from fanet_lightning.data.folder.parts import odd_boxes
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import (
     BY_NAME,

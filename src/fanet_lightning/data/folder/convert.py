@@ -26,7 +26,7 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
-from fanet_lightning.data.folder.labels import CONVERSION_RECORD
+from fanet_lightning.data.folder.parts import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source

@@ -23,7 +23,7 @@ import yaml
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import has_image_extension, walk_files, without_extension
-from fanet_lightning.data.folder.labels import PART_NAMES, PartReader, Place, boxes_of, label_files, matching, place_of
+from fanet_lightning.data.folder.parts import PART_NAMES, PartReader, Place, boxes_of, label_files, matching, place_of
 from fanet_lightning.data.images import UnreadableImage, read_image_size
 from fanet_lightning.data.records import Inventory, label_numbers, read_text
 from fanet_lightning.data.wider_face import is_list, parse_list

@@ -12,7 +12,7 @@ from typing import Any
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.folder import formats
-from fanet_lightning.data.folder.labels import Place, place_of, warn_of_odd_boxes
+from fanet_lightning.data.folder.parts import Place, place_of, warn_of_odd_boxes
 from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, strict_records
 from fanet_lightning.data.wider_face import all_usable_faces, listed_part
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark

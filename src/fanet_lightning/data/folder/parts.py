@@ -1,4 +1,4 @@
-"""Labels of any format in memory: image files, places, the reader of a part, boxes of another convention."""
+"""What the label formats share: image files, places, the reader of a part, boxes of another convention."""
 
 import sys
 from collections import Counter, defaultdict
