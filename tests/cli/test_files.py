@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fanet_lightning.cli.files import replaced, replaced_folder
+from fanet_lightning.cli.files import replaced, replaced_folder, walk_files
 
 
 def test_a_failure_keeps_what_was_there_and_leaves_no_rest(tmp_path: Path) -> None:
@@ -20,3 +20,11 @@ def test_a_failure_keeps_what_was_there_and_leaves_no_rest(tmp_path: Path) -> No
         (temporary / "new.txt").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["new.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["predictions"]
+
+
+def test_folders_whose_links_lead_to_each_other_are_walked_once_each(tmp_path: Path) -> None:
+    for name, other in ("ab", "ba"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").touch()
+        (tmp_path / name / "link").symlink_to(tmp_path / other)
+    assert sorted(walk_files(tmp_path)) == ["a/link/x.jpg", "a/x.jpg", "b/link/x.jpg", "b/x.jpg"]

@@ -27,5 +27,6 @@ def test_synthetic(tmp_path: Path) -> None:
     grid = cv2.imread(str(tmp_path / "grid.png"))
     assert grid is not None and grid.shape == (800, 960, 3)
     assert any((grid == np.array(color[::-1])).all(axis=2).any() for color in COLORS.values())
-    with pytest.raises(InputError, match=r"grid\.txt"):
-        main(["synthetic", str(tmp_path / "grid.txt"), *words])
+    for name, more, message in (("txt", [], r"grid\.txt"), ("png", ["--images", "0"], "--images=0: give")):
+        with pytest.raises(InputError, match=message):
+            main(["synthetic", str(tmp_path / f"grid.{name}"), *words, *more])

@@ -96,8 +96,10 @@ def test_zip_and_folders(tmp_path: Path) -> None:
         assert "wider_face_train_bbx_gt.txt" in refused(read_annotations, source, "train")
     shutil.rmtree(folder)
     assert len(load_wider_face(tmp_path, "val")) == 4
-    (tmp_path / "wider_face_split.zip").write_bytes(b"PK")
-    assert "official wider_face_split.zip" in refused(load_wider_face, tmp_path, "val")
+    damaged = (tmp_path / "wider_face_split.zip").read_bytes().replace(b".jpg", b".jqg")
+    for content, message in ((damaged, "Bad CRC-32"), (b"PK", "official wider_face_split.zip")):
+        (tmp_path / "wider_face_split.zip").write_bytes(content)
+        assert message in refused(load_wider_face, tmp_path, "val")
 
 
 def test_a_list_as_people_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

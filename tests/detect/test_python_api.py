@@ -164,6 +164,7 @@ def test_pillow_images_are_as_their_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("image", "message"), [
+    (np.array(7, np.uint8), r"an array \(\) uint8; give"),
     (np.zeros((8, 8, 3)), r"\(8, 8, 3\) float64; give .*array \(H, W, 3\)"),
     (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) uint8"), (np.zeros((8, 0), np.uint8), r"\(8, 0\)"),
     (torch.zeros(8, 8, 3, dtype=torch.uint8), r"a tensor \(8, 8, 3\) torch.uint8"),

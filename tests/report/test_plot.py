@@ -226,6 +226,7 @@ def test_mistakes(tmp_path: Path) -> None:
         ([f"scores={good}", "published=[FANett]"], "did you mean 'FANet'?"),
         ([f"scores={corrected}", "published=[FANet]"], "published="),
         ([f"scores={good}", "layout=poster"], "layout=poster: give page or column"),
+        ([f"scores={good}", "layout=null"], "layout=None is of another kind than its default, page"),
         ([f"scores={good}", "max_false_positives=-1"], "max_false_positives=-1"),
         ([f"scores={good}", f"out={good / 'scores.json' / 'x'}"], "(Not a directory); choose another out"),
         ([f"scores={scored(tmp_path / 'odd', images=...)}"], "odd/scores.json"),

@@ -38,7 +38,10 @@ NOT_TEXT = (
     "redact_to", "max_faces",
 )  # fmt: skip
 # Numbers that may be null as well, and text that may not.
-NULL_TOO, NEVER_NULL = ("ema", "gradient_clip", "port", "max_false_positives"), ("name", "out", "sweep", "init_part")
+NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
+NEVER_NULL = (
+    "name", "out", "sweep", "init_part", "checkpoint", "host", "layout", "precision", "resume", "scale", "optim.name",
+)  # fmt: skip
 TEXT_LISTS = ("scores", "names", "published", "data.classes")
 # As OmegaConf has them, but for numbers besides 0 and 1.
 BOOLEANS = dict.fromkeys(("true", "yes", "on", "y", "1"), True) | dict.fromkeys(("false", "no", "off", "n", "0"), False)

@@ -123,10 +123,10 @@ def without_extension(name: str) -> str:
 def walk_files(folder: Path) -> Iterator[str]:
     """Names of all files below a folder, relative, POSIX slashes; hidden files and folders are left out."""
     for place, folders, files in os.walk(folder, followlinks=True):
-        below = [Path(place, name) for name in folders if not name.startswith(".")]
-        # No link back to a folder above.
+        below = [Path(place, name).absolute() for name in folders if not name.startswith(".")]
+        # No link back to a folder on the way here.
         folders[:] = [
-            own.name for own in below if not (own.is_symlink() and Path(place).resolve().is_relative_to(own.resolve()))
+            own.name for own in below if not (own.is_symlink() and own.resolve() in map(Path.resolve, own.parents))
         ]
         prefix = "" if Path(place) == folder else f"{Path(place).relative_to(folder).as_posix()}/"
         yield from (prefix + name for name in files if not name.startswith("."))

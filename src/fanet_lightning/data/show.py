@@ -23,7 +23,7 @@ from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.synthetic.dataset import SETTINGS, SPLITS, counts, prepare_synthetic
 from fanet_lightning.data.synthetic.scenes import draw_image
-from fanet_lightning.data.transforms import TestScale, TrainAugment
+from fanet_lightning.data.transforms import TestScale, TrainAugment, check_numbers
 from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.ops.draw import outlined
 
@@ -125,6 +125,9 @@ def main(argv: list[str]) -> int:
     synthetic.add_argument("--split", choices=SPLITS, default="train")
     synthetic.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    for key, number in vars(options).items():
+        if isinstance(number, int):
+            check_numbers(f"--{key}", number, 1, key != "seed", 1 << 31)
     if options.what == "synthetic":
         _write(options.out, synthetic_grid(options.images, options.columns, options.split, options.seed))
         return 0

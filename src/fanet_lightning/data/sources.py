@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from fanet_lightning.cli.config import made, own
+from fanet_lightning.cli.config import own
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
 from fanet_lightning.data.folder.parts import warn_of_odd_boxes
@@ -320,5 +320,7 @@ def build_source(name: str, **options: Any) -> FaceSource:
         return found
     if name not in SOURCES:
         raise InputError(f"data.name={name} is unknown; take {' or '.join(SOURCES)}")
-    source: FaceSource = made(f"data={name}", {**options, "_target_": SOURCES[name]}, _recursive_=False)
-    return source
+    try:
+        return SOURCES[name](**options)
+    except TypeError as error:
+        raise InputError(f"data={name}: {error}") from error

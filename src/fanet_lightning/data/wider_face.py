@@ -34,6 +34,7 @@ from fanet_lightning.data.records import (
     shown,
     strict_records,
 )
+from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 
 Split = Literal["train", "val", "test"]
@@ -49,15 +50,17 @@ def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], l
     ``source``: folder of the official files (or of ``wider_face_split``), or the official zip.
     """
     name = "wider_face_test_filelist.txt" if split == "test" else f"wider_face_{split}_bbx_gt.txt"
-    base = zipfile.Path(source) if zipfile.is_zipfile(source) else source
-    found = next((path for path in (base / name, base / "wider_face_split" / name) if path.is_file()), None)
+    with reading(source, "fetch it again"):
+        base = zipfile.Path(source) if zipfile.is_zipfile(source) else source
+        found = next((path for path in (base / name, base / "wider_face_split" / name) if path.is_file()), None)
+        content = b"" if found is None else found.read_bytes()
     if found is None:
         raise InputError(
             f"no {name} in {source}; give the folder wider_face_split or the official wider_face_split.zip: "
             "data.annotations=PATH"
         )
     path = Path(str(found))
-    text = read_text(path, found.read_bytes())
+    text = read_text(path, content)
     if split == "test":
         return [_labelled(line.strip(), path, [], []) for line in text.splitlines() if line.strip()], []
     return parse_list(text, path, (COLUMNS,))

@@ -62,7 +62,7 @@ class TorchBackend:
         network: with trained weights; it is moved to ``device``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` … or ``auto``; InputError: one that is not there.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` that are not its defaults.
-        precision: ``32-true`` or ``bf16-mixed``.
+        precision: ``32-true``, ``bf16-mixed`` or ``auto``; InputError: another.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class TorchBackend:
         self.device = torch.device(self.runs_on)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
         self.detection = detection_settings(detection)
-        self.precision = precision
+        self.precision = precision_on(precision, self.runs_on)
         self.batch_size = BATCH_SIZE
         self.batch_pixels = BATCH_PIXELS_CPU if self.device.type == "cpu" else None
-        self._pixels = PixelLimit(self.network, self.device, autocast_bf16=precision == "bf16-mixed")
+        self._pixels = PixelLimit(self.network, self.device, autocast_bf16=self.precision == "bf16-mixed")
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
         """As :meth:`Backend.find`; InputError: not the smallest tile fits, or, with ``tile_pixels`` None, the image."""

@@ -295,7 +295,7 @@ def protocol_of(protocol: AnyProtocol | None) -> ScaleProtocol:
         return DEFAULT_SCALE
     if isinstance(protocol, ScaleProtocol):
         return protocol
-    return build_protocol(protocol) if isinstance(protocol, Mapping) else protocol_named(protocol)
+    return build_protocol(protocol) if isinstance(protocol, Mapping) else protocol_named(str(protocol))
 
 
 @lru_cache(maxsize=64)

@@ -66,7 +66,7 @@ def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8
     is_tensor = isinstance(image, Tensor)
     what = f"an image is of type {type(image).__name__}"
     if isinstance(image, np.ndarray | Tensor):
-        channels = 1 if image.ndim == 2 else image.shape[0 if is_tensor else -1]
+        channels = 1 if image.ndim < 3 else image.shape[0 if is_tensor else -1]
         fits = image.dtype in (torch.uint8, np.uint8) and image.ndim in (2, 3) and channels in (1, 3, 4)
         if fits and 0 not in image.shape:
             pixels: npt.NDArray[np.uint8] = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
