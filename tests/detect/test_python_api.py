@@ -20,7 +20,6 @@ from PIL import Image
 from torch import nn
 
 from fanet_lightning import FaceDetector
-from fanet_lightning.app.serving import Settings
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
@@ -209,11 +208,8 @@ def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceD
     assert [tuple(x) for x in detector.backend.network.shapes[-2:]] == [(1, 240, 320), (1, 144, 192)]
     for threshold, counts in ((0.0, [1, 1, 1]), (np.float64(0.51), [0, 0, 1])):
         assert [item.count for item in detector.detect(images, threshold=threshold)] == counts
-    page = Settings()
-    stated = [(page.protocol["name"], page.threshold)]
-    stated += [(options.protocol.name, options.threshold) for options in (compose_config("detect", []),
-                                                                          compose_config("app", []))]  # fmt: skip
-    assert stated == [(DEFAULT_PROTOCOL, DEFAULT_THRESHOLD)] * 3 == [("auto", 0.5)] * 3
+    stated = [(own.protocol.name, own.threshold) for own in (compose_config(verb, []) for verb in ("detect", "app"))]
+    assert stated == [(DEFAULT_PROTOCOL, DEFAULT_THRESHOLD)] * 2 == [("auto", 0.5)] * 2
 
 
 # Many images
