@@ -8,7 +8,9 @@ runs one gloo rank on the CPU and leaves its values as JSON in FOLDER.
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +21,7 @@ from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.coco import CocoGroundTruth
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
 from fanet_lightning.score.pascal_face.ground_truth import PascalFaceGroundTruth
-from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
-from fanet_lightning.score.wider_face.predictions import Predictions
 from fanet_lightning.train.module import FaceDetectionModule
 
 IMAGES = 12
@@ -122,13 +122,12 @@ def module_values(images: list[Shown], batches: list[list[Shown]]) -> dict[str, 
     module.detections = {
         image.image_id: Detections(image.boxes_xyxy, image.scores) for batch in batches for image in batch
     }
-    gathered = {
-        image_id: (own.boxes_xyxy.double().numpy(), own.scores.double().numpy())
-        for image_id, own in module._gather_detections().items()
-    }
-    truth: GroundTruth = metrics(images)["wider"].ground_truth
-    curves = score(truth, Predictions.from_detections(gathered, truth.image_ids))
-    return {setting: curve.ap for setting, curve in curves.items()}
+    # A trainer that validates the model that a run starts from: nothing is logged.
+    profiler = SimpleNamespace(profile=lambda part: nullcontext())
+    datamodule = SimpleNamespace(ground_truth=metrics(images)["wider"].ground_truth)
+    module._trainer = SimpleNamespace(datamodule=datamodule, sanity_checking=True, profiler=profiler)  # type: ignore[assignment]
+    module.on_validation_epoch_end()
+    return {setting: curve.ap for setting, curve in module.curves.items()}
 
 
 if __name__ == "__main__":
