@@ -108,7 +108,7 @@ trainer.limit_train_batches=0.01 data.train_images=0 ema=1.5 cache=tape
         (["augment.extra=[{_target_: albumentations.GaussNoise, strength: 2}]"], "GaussNoise.*strength"),
         (["trainer.max_epochs=3"], "trainer: .*max_epochs"),
         (["trainer.accelerator=cuda", "trainer.devices=64", "batch_size=64"], "trainer: "),
-        (["weights=none.pth", "model.width=1.0"], "weights=none.pth"),
+        (["weights=none.pth"], "none.pth: not a readable"),
         (["data=wider_face", "data.root=nowhere"], "nowhere.*WIDER_train.*data=synthetic"),
         (["out=/proc/nix"], "out=/proc/nix: cannot write in /proc"),
         (["also_protocols=[short641]"], "short641: .*short640"),
