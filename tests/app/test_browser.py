@@ -216,6 +216,8 @@ def test_every_control_has_a_name_and_the_camera_works(page: tuple[Any, Seen]) -
     assert nameless == []
     opened.get_by_label("Capture from camera").click()
     opened.get_by_role("button", name="Access Webcam").click()
+    # Before the camera's first frame there is nothing to capture, and nothing happens.
+    opened.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.videoWidth > 0)")
     opened.get_by_label("capture photo").click()
     opened.wait_for_selector("#image-summary .main")
     assert count_of(opened) == "0 faces"
