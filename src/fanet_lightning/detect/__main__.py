@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         )  # fmt: skip
     Selection(options["threshold"], options["min_face"], options["max_faces"])  # asks for its ranges
     draw = redact is None if options["draw"] == "auto" else options["draw"]
-    cli.check_whole(config, workers=1, every=1, **({} if options["max_frames"] is None else {"max_frames": 1}))
+    cli.check_whole(config, workers=1, every=1, max_frames=1)
     check(parts, f"a source must be given; {USAGE}")
     check(save and {*save} <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}")
     plain_redaction = all(options[f"redact_{key}"] == value for key, value in UNREDACTED.items())

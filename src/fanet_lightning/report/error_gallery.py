@@ -32,7 +32,7 @@ from fanet_lightning.score.analysis.error_types import (
     write_errors,
 )
 from fanet_lightning.score.bootstrap import SAMPLES
-from fanet_lightning.score.curves import POINTS, THRESHOLDS
+from fanet_lightning.score.curves import POINTS, THRESHOLDS, score_range
 from fanet_lightning.score.results import defined
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
@@ -132,8 +132,8 @@ def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64]) -> dict[st
     ``thresholds``, descending in the scale of the scores; ``start`` is the threshold of the best F1."""
     setting, own = list(errors.settings.items())[-1]
     lost = lost_ap(errors)[setting]
-    # The scale of the normalisation, undone; see curves.normalise_scores.
-    low, high = min(1.0, float(scores.min(initial=1.0))), max(0.0, float(scores.max(initial=0.0)))
+    # The normalisation undone; see curves.normalise_scores.
+    low, high = score_range(scores)
     thresholds = THRESHOLDS * (high - low) + low if high > low else np.full(POINTS, low)
     proposals, hits = (
         np.cumsum(np.bincount(errors.bins[rows], minlength=POINTS))
