@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from fanet_lightning.cli.errors import InputError
@@ -29,6 +29,16 @@ def replaced(path: Path, folder: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copied(source: Path, target: Path, *, link: bool = False) -> None:
+    """Copy a file, its folders made; ``link``: as a hard link, where the file system has them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source.resolve(), target)
+            return
+    shutil.copyfile(source, target)
 
 
 @contextmanager

@@ -10,8 +10,6 @@ The copy has the official layout of WIDER FACE, train and val each with labels a
 """
 
 import csv
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -19,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanet_lightning.cli.files import replaced_folder, without_extension
+from fanet_lightning.cli.files import copied, replaced_folder, without_extension
 from fanet_lightning.data.records import Inventory, LabelledImage
+from fanet_lightning.data.wider_face import INVALID, list_entry
 from fanet_lightning.doctor.checks import fixed_boxes, frame_fault
 from fanet_lightning.doctor.examine import Report
 
@@ -33,7 +32,6 @@ _FAULTS = {
     "not_finite": "a coordinate is no number", "without_area": "no width or height", "outside": "outside the image",
     "doubled": "the same as another box",
 }  # fmt: skip
-_INVALID = 7  # column of the official rows
 # Names in no valid encoding come as surrogates, which a UTF-8 file cannot hold.
 AS_CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
 
@@ -64,17 +62,15 @@ def write_cleaned_copy(folder: Path, report: Report) -> tuple[int, int, int]:
             part = inventory.part
             root = temporary / f"WIDER_{part}" / "images"
             root.mkdir(parents=True)
-            lines: list[str] = []
+            entries: list[str] = []
             for image, rows in _kept(inventory, report, changes):
                 # The image id with the file's extension in small letters.
                 name = image.image_id + image.path.name[len(without_extension(image.path.name)) :].lower()
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                _link(image.path, root / name)
-                lines += [name, str(len(rows))]
-                lines += [" ".join(map(_number, row)) for row in rows] or [" ".join("0" * 10)]
+                copied(image.path, root / name, link=True)
+                entries.append(list_entry(name, [[_number(value) for value in row] for row in rows]))
                 images, boxes = images + 1, boxes + len(rows)
             labels = temporary / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
-            labels.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            labels.write_text("".join(entries), encoding="utf-8")
         with (temporary / CHANGES_FILE).open("w", **AS_CSV) as file:
             csv.writer(file).writerows([Change._fields, *changes])
     return images, boxes, len(changes)
@@ -111,7 +107,7 @@ def _kept(
             changes.append(Change(part, image_id, "labels joined", f"named {len(images)} times"))
         rows = _rows(part, images, None if fault else facts.frame.upright_wh, changes)
         had = sum(int((~own.ignored).sum()) for own in images)
-        if part == "train" and had and all(row[_INVALID] for row in rows):
+        if part == "train" and had and all(row[INVALID] for row in rows):
             # Its faces are somewhere in it; as background it would teach that they are none.
             changes.append(Change(part, image_id, "image dropped", f"none of its {had} boxes could be kept"))
             continue
@@ -136,7 +132,7 @@ def _rows(
     ]
     rows = np.concatenate([fixed.boxes_xyxy, attributes[fixed.source]], axis=1)
     rows[:, 2:4] -= rows[:, :2]
-    rows[:, _INVALID] = fixed.ignored
+    rows[:, INVALID] = fixed.ignored
     return rows.tolist()  # type: ignore[no-any-return]
 
 
@@ -147,10 +143,3 @@ def box_text(box: Iterable[float]) -> str:
 def _number(value: float) -> str:
     # Whole pixels stay whole, as the official files have them.
     return str(int(value)) if value == int(value) else f"{value:.4f}"
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

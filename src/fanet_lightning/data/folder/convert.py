@@ -9,8 +9,6 @@ up to a tenth of its side.
 """
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +23,7 @@ import numpy.typing as npt
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
+from fanet_lightning.cli.files import check_replaceable, check_writable, copied, replaced_folder
 from fanet_lightning.data.folder.parts import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
 from fanet_lightning.data.records import Inventory, LabelledImage
@@ -99,7 +97,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         for part, own in to_write.items():
             WRITERS[to](folder, part, own)
             for image in own if images != "none" else ():
-                _bring(image.source, folder / IMAGE_FOLDERS[to].format(part) / image.name, link=images == "link")
+                copied(image.source, folder / IMAGE_FOLDERS[to].format(part) / image.name, link=images == "link")
         if to == "yolo":
             text = "".join(f"{part}: images/{part}\n" for part in to_write)
             _write(folder / "data.yaml", f"{text}names:\n  0: face\n")
@@ -169,15 +167,6 @@ def _for_yolo(image: ImageToWrite, lost: Counter[str]) -> ImageToWrite:
     lost["boxes outside their image left out"] += int((~kept).sum())
     lost["boxes cut to their image"] += int((inside != boxes).any(axis=1)[kept].sum())
     return replace(image, boxes_xyxy=inside[kept], ignored=np.zeros(int(kept.sum()), dtype=np.bool_))
-
-
-def _bring(source: Path, target: Path, *, link: bool) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        with suppress(OSError):  # another file system, or one without links
-            os.link(source.resolve(), target)
-            return
-    shutil.copyfile(source, target)
 
 
 def write_coco(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
