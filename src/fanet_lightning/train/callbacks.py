@@ -211,7 +211,7 @@ def _largest(trainer: Trainer, value: Tensor) -> Tensor:
     return trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="max").cpu()
 
 
-BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -31,7 +31,7 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import CommandLine, canonical, config_dir, hydra_text, made, plain, without_hydra
 from fanet_lightning.cli.cores import free_cores
 from fanet_lightning.cli.device import device_name, resolve_precision
-from fanet_lightning.cli.errors import InputError, check_values, first_line, is_whole
+from fanet_lightning.cli.errors import InputError, check, check_values, first_line, is_whole
 from fanet_lightning.cli.files import check_names_free, check_writable
 from fanet_lightning.cli.provenance import (
     LOG_FILE,
@@ -109,20 +109,17 @@ def check_settings(options: dict[str, Any]) -> None:
     devices, nodes, batch = options["trainer"]["devices"], options["trainer"]["num_nodes"] or 1, options["batch_size"]
     total = devices * nodes if isinstance(devices, int) else 1
     started = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else total
-    _refuse(
-        (not one_scale, f"protocol={options['protocol']['name']}: validation has one scale; see also_protocols=[…]"),
-        (total > 1 and batch % total, f"batch_size={batch} is the total over devices and must be divisible by "
-         f"trainer.devices={devices} × trainer.num_nodes={nodes}"),
-        (started != total, f"torchrun has started {started} processes, the configuration has {total} devices; give "
-         "trainer=ddp trainer.devices=<processes per node> trainer.num_nodes=<nodes>"),
-    )  # fmt: skip
-
-
-def _refuse(*cases: tuple[object, str]) -> None:
-    """InputError: the text of the first case that is true."""
-    for is_wrong, text in cases:
-        if is_wrong:
-            raise InputError(text)
+    check(one_scale, f"protocol={options['protocol']['name']}: validation has one scale; see also_protocols=[…]")
+    check(
+        total <= 1 or batch % total == 0,
+        f"batch_size={batch} is the total over devices and must be divisible by "
+        f"trainer.devices={devices} × trainer.num_nodes={nodes}",
+    )
+    check(
+        started == total,
+        f"torchrun has started {started} processes, the configuration has {total} devices; give "
+        "trainer=ddp trainer.devices=<processes per node> trainer.num_nodes=<nodes>",
+    )
 
 
 def names_of_run() -> list[str]:
@@ -181,12 +178,13 @@ TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
 def initial_model(options: dict[str, Any]) -> Model | None:
     """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network."""
     init, part, network = options["init"], options["init_part"], options["model"]
-    _refuse(
-        (init is None and part != "all", f"init_part={part} has nothing to take it from; give init=MODEL as well"),
-        (init and options["weights"], f"init={init} brings a backbone along; leave out weights={options['weights']}"),
-    )
     if init is None:
+        check(part == "all", f"init_part={part} has nothing to take it from; give init=MODEL as well")
         return None
+    check(
+        not (init and options["weights"]),
+        f"init={init} brings a backbone along; leave out weights={options['weights']}",
+    )
     model = load_model(init)
     of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
@@ -221,8 +219,8 @@ def _build_module(options: dict[str, Any], *, with_weights: bool, initial: Model
     if options["compile"]:
         network.compile(dynamic=None)
     weights, count = options["loss"].get("weights"), 1 + len(network.training_only())
-    misfit = weights is not None and len(weights) != count
-    _refuse((misfit, f"loss.weights={weights}: give one for each of the {count} hierarchies with heads"))
+    fits = weights is None or len(weights) == count
+    check(fits, f"loss.weights={weights}: give one for each of the {count} hierarchies with heads")
     return module
 
 
@@ -232,7 +230,7 @@ def _build_callbacks(options: dict[str, Any], initial: Model | None) -> list[Cal
     found = {name: made(f"callbacks.{name}", node) for name, node in nodes.items()}
     for name, callback in found.items():
         is_one = isinstance(callback, Callback | None)
-        _refuse((not is_one, f"callbacks.{name}._target_={nodes[name]['_target_']} is no Lightning callback"))
+        check(is_one, f"callbacks.{name}._target_={nodes[name]['_target_']} is no Lightning callback")
     callbacks: list[Callback] = [callback for callback in found.values() if callback is not None]
     best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/ap"), None)
     # Averaging comes first: what the checkpoints save are the averaged weights. Lightning puts the checkpoints last.
@@ -554,8 +552,8 @@ def start(line: CommandLine) -> int:
     with TerminalLog():
         config, given = without_hydra(line.config()), {word.key for word in line.words}
         several = "TORCHELASTIC_RUN_ID" in os.environ  # each rank would make a folder of its own
-        nowhere = (several or config.resume == AUTO) and not given & {"out", "hydra.run.dir"}
-        _refuse((nowhere, f"{'torchrun' if several else 'resume=auto'} needs the run's folder; give out=DIR as well"))
+        is_named = not (several or config.resume == AUTO) or given & {"out", "hydra.run.dir"}
+        check(is_named, f"{'torchrun' if several else 'resume=auto'} needs the run's folder; give out=DIR as well")
         canonical(config)
         run = prepare(plain(config))
         # The other ranks are started with these words, and `${now:}` would differ there.
@@ -581,13 +579,12 @@ def _sweep(line: CommandLine) -> int:
     sweeper, folder, options = config.hydra.sweeper, Path(config.hydra.sweep.dir), plain(without_hydra(config))
     given = {word.key for word in line.words}
     optimizes = "Basic" not in str(sweeper._target_)
-    _refuse(
-        ("TORCHELASTIC_RUN_ID" in os.environ, "a sweep starts the ranks of its variants itself: leave torchrun out"),
-        (options["resume"] not in (None, AUTO), f"resume={options['resume']}: a sweep's variants resume by themselves"),
-        (options["trainer"]["num_nodes"] != 1, "trainer.num_nodes above 1: a sweep's variant runs on one machine"),
-        (optimizes and not options["evaluate_at_end"], "evaluate_at_end=false leaves a sweeper nothing to optimize"),
-        ("out" in given, f"out={options['out']}: names the folder of one run; a sweep takes sweep=DIR"),
-    )
+    resume, trainer, torchrun = options["resume"], options["trainer"], "TORCHELASTIC_RUN_ID" in os.environ
+    check(not torchrun, "a sweep starts the ranks of its variants itself: leave torchrun out")
+    check(resume in (None, AUTO), f"resume={resume}: a sweep's variants resume by themselves")
+    check(trainer["num_nodes"] == 1, "trainer.num_nodes above 1: a sweep's variant runs on one machine")
+    check(options["evaluate_at_end"] or not optimizes, "evaluate_at_end=false leaves a sweeper nothing to optimize")
+    check("out" not in given, f"out={options['out']}: names the folder of one run; a sweep takes sweep=DIR")
     _check_variants(line, folder)
     # What is swept besides the switches (optim.lr=1e-3,2e-3) becomes part of the variants' names.
     told = {"seed"} | (given - {word.key for word in line.swept}) | (set() if "name" in given else TOLD_BY_NAME)
