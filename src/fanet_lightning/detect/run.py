@@ -108,6 +108,8 @@ class Run:
         self.left = 0
         self.interrupted = False
         self.speed = ""
+        # What a video's entry in the journal must have to count as done: under "film", as earlier runs wrote it.
+        self.of_video = {"every": self.every, "max_frames": self.max_frames, "track": self.track}
 
     def __call__(self) -> None:
         """Do it, and print what was done.
@@ -126,13 +128,11 @@ class Run:
             "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar,
             "scores": saving.labels,
         }  # fmt: skip
-        # What a video's entry in the journal must have to count as done.
-        self.film = {"film": {"every": self.every, "max_frames": self.max_frames, "track": self.track}}
         items = [*sources.images, *sources.videos]
         with locked(out, "run of detect"), Results(out, depends_on, items, resume=self.resume) as self.results:
             shutil.rmtree(out / UNFINISHED, ignore_errors=True)
             images = [item for item in sources.images if not self.results.is_done(item)]
-            videos = [x for x in sources.videos if not (x.state and self.results.is_done(x, self.film))]
+            videos = [x for x in sources.videos if not (x.state and self.results.is_done(x, {"film": self.of_video}))]
             todo = [*images, *videos]
             print(self._opening(len(items), len(items) - len(todo)), flush=True)
             for reason in sources.failed.values():
@@ -253,7 +253,8 @@ class Run:
                 bar.console.print(f"error: {entry['broken']}; the {entry['frames']:,} frames before are kept")
                 self.broken[item.name] = entry["broken"]
         # A broken or interrupted one starts over the next time.
-        self.results.add(item, {**entry, **({"film": None} if entry["broken"] or self.interrupted else self.film)})
+        is_whole = not (entry["broken"] or self.interrupted)
+        self.results.add(item, {**entry, "film": self.of_video if is_whole else None})
 
     def _detect_frames(self, item: Item, bar: Progress) -> dict[str, Any]:
         """Write a video with the faces of its frames, and a line of JSON for each; what the journal shall say of it.
