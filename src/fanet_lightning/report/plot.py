@@ -21,6 +21,7 @@ from fanet_lightning.report.figures import (
     save_figure,
     wider_label,
 )
+from fanet_lightning.score.bootstrap import PER_IMAGE_FILE
 from fanet_lightning.score.coco import read_coco_curves
 from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.results import TITLES
@@ -56,7 +57,7 @@ class ScoredFolder:
     @property
     def image_ids(self) -> list[bytes] | None:
         """The images in alphabetical order; None where the folder keeps no counts per image, which alone name them."""
-        if not (file := self.path / "per_image.npz").is_file():
+        if not (file := self.path / PER_IMAGE_FILE).is_file():
             return None
         with np.load(file, allow_pickle=False) as arrays:
             return sorted(arrays["image_ids"].tobytes().split(b"\n"))
@@ -74,10 +75,11 @@ def read_scored_folder(path: Path) -> ScoredFolder:
 def check_comparable(read: Sequence[ScoredFolder]) -> None:
     """InputError: folders that differ in benchmark, images, faces or rules, with what they differ in."""
     first, *others = ({**own.scores.get("rules", {}), **own.scores} for own in read)
+    ids_of_first = read[0].image_ids if others else None
     for number, other in enumerate(others, start=1):
         pairs = [(key, json.dumps(first.get(key)), json.dumps(other.get(key))) for key in (*SAME, *SAME_RULES)]
         unlike = [f"{key} {here:.80} and {there:.80}" for key, here, there in pairs if here != there]
-        ids = read[0].image_ids, read[number].image_ids
+        ids = ids_of_first, read[number].image_ids
         unlike += ["the images"] if None not in ids and ids[0] != ids[1] else []
         if unlike:
             raise InputError(f"{read[0].path} and {read[number].path} do not compare: {unlike[0]}; plot them apart")
