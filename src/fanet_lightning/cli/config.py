@@ -8,7 +8,6 @@ Values are in YAML under ``conf/``; a key's type is that of its default there.
 import difflib
 import hashlib
 import logging
-import math
 import os
 import re
 import warnings
@@ -28,7 +27,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, first_line, is_number
 
 # Keys that are null (or ???) at first and hold numbers or lists; every other key that is null holds text.
 NOT_TEXT = (
@@ -456,7 +455,6 @@ def _not_found(key: str, target: str, error: BaseException) -> InputError:
 def _check_kind(key: str, default: Any, value: Any) -> None:
     """InputError: the value is of another kind than what the key has by default."""
     is_list, is_dict = OmegaConf.is_list(value), OmegaConf.is_dict(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     reason = f" is of another kind than its default, {default}"
     if OmegaConf.is_dict(default):
         fits = is_dict
@@ -469,13 +467,13 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     elif value is None:
         fits = default is None or key in NULL_TOO or (isinstance(default, str) and key not in NEVER_NULL)
     elif key in ("loss.weights", "model.block_channels", "redact_regions"):
-        fits = is_list or (is_number and key == "model.block_channels")
+        fits = is_list or (is_number(value) and key == "model.block_channels")
     elif key in NOT_TEXT:
-        fits = is_number
+        fits = is_number(value)
     elif isinstance(default, bool):
         fits = isinstance(value, bool)
     elif isinstance(default, int | float):  # seconds and megabytes may be broken numbers; they have no group
-        fits = is_number and (isinstance(default, float) or "." not in key or isinstance(value, int))
+        fits = is_number(value) and (isinstance(default, float) or "." not in key or isinstance(value, int))
     elif OmegaConf.is_list(default):
         fits = is_list  # what is in it, the reader of the key checks
     else:

@@ -1,6 +1,7 @@
 """InputError, and what messages share: words, packages that are missing, the checks of values."""
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +45,11 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} bytes" if unit == "bytes" else f"{size_bytes:.3g} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.3g} TB"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_whole(value: Any, least: float) -> bool:

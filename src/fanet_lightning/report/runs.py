@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from fanet_lightning.cli.config import run_name
-from fanet_lightning.cli.errors import InputError, counted, first_line
+from fanet_lightning.cli.errors import InputError, counted, first_line, is_number
 from fanet_lightning.cli.provenance import (
     LATER_SETTINGS,
     RECORD_FILE,
@@ -162,10 +162,6 @@ def _read_metrics(
     except Exception as error:  # rows may be cut short anywhere
         problems.append(f"{path} cannot be read ({first_line(error)}): no curves over training beyond it")
     return sorted(learning.items()), sorted(losses.items())
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def ordered(names: Iterable[str]) -> list[str]:

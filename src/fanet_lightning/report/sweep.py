@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, is_number
 from fanet_lightning.cli.provenance import LOG_FILE, now
 from fanet_lightning.report.ablation import Estimate, Evaluations, Resampler, steps, verdict
 from fanet_lightning.report.figures import canvas, line_style, precision_recall_figure, wrapped
@@ -34,7 +34,6 @@ from fanet_lightning.report.runs import (
     Variant,
     Varied,
     group_runs,
-    is_number,
     sweep_command,
 )
 from fanet_lightning.score.bootstrap import curve_from_counts, method
