@@ -92,3 +92,8 @@ def test_any_boxes_give_a_bounded_loss_and_a_finite_gradient(
     loss.backward()
     assert -1e-3 <= loss.item() <= (3 if kind == "ciou" else 2) + 1e-3
     assert predicted.grad is not None and predicted.grad.isfinite().all()
+
+
+def test_an_unknown_kind_of_iou_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind='siou'"):
+        iou_loss("siou", torch.zeros(1, 4), torch.ones(1, 4))

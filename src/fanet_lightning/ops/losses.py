@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fanet_lightning.cli.errors import check
 from fanet_lightning.ops.boxes import area
 
 
@@ -46,11 +47,13 @@ _THINNEST = 1e-3
 
 
 def iou_loss(kind: str, predicted_xyxy: Tensor, faces_xyxy: Tensor) -> Tensor:
-    """1 - GIoU, DIoU or, for any other ``kind``, CIoU of paired boxes, (…, 4), (…, 4) → (…).
+    """1 - GIoU, DIoU or CIoU of paired boxes, (…, 4), (…, 4) → (…).
 
     0 for equal boxes, at most 2 (``ciou``: 3). The gradient goes to ``predicted_xyxy`` (and to ``faces_xyxy`` where
     that asks for one) and is finite for every pair of finite boxes with x2 ≥ x1 and y2 ≥ y1, empty ones included.
+    InputError: another ``kind``.
     """
+    check(kind in IOU_LOSSES, f"kind={kind!r}: one of {', '.join(IOU_LOSSES)}")
     low, high = predicted_xyxy[..., :2], predicted_xyxy[..., 2:]
     face_low, face_high = faces_xyxy[..., :2], faces_xyxy[..., 2:]
     common = (torch.minimum(high, face_high) - torch.maximum(low, face_low)).clamp(min=0)
