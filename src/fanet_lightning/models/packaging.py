@@ -16,7 +16,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.files import check_replaceable, check_writable, file_sha256, replaced_folder
 from fanet_lightning.cli.provenance import TRAINING_IMAGES_FILE, merged, read_record
 from fanet_lightning.models.fanet import Network, flops, inference_parameters
@@ -86,7 +86,8 @@ def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Pa
         text = environment.get_template("card.md.jinja").render(
             name=name, sets=[_copy_scores(source, folder / SCORES_FOLDER, known, name) for source in scores],
             recipe=recipe, training_images=images, datasets=sorted({part.data for part in images if part.data}),
-            benchmarks=TITLES, homepage=HOMEPAGE, images_seen=sum(len(part.image_ids) for part in images),
+            benchmarks=TITLES, homepage=HOMEPAGE, counted=counted,
+            images_seen=sum(len(part.image_ids) for part in images),
             of_val=any((part.data, part.split) == ("wider_face", "val") for part in images),
             parameters=inference_parameters(model.network), flops_640x480=flops(model.network, 480, 640),
             weights_bytes=(folder / WEIGHTS_FILE).stat().st_size, weights="float16" if half else "float32",
@@ -154,7 +155,7 @@ def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dic
     text = json.dumps(portable(kept), indent=2, ensure_ascii=False) + "\n"
     (folder / f"{stem}.json").write_text(text, encoding="utf-8")
     whole = content.get("images_of_benchmark") or images
-    part, listed = f"{images:,} images", []
+    part, listed = counted(images, "image"), []
     if images != whole:
         part, listed = f"{images:,} of {whole:,} images", [f"data.val.images={model}/scores/{stem}_images.txt"]
         (folder / f"{stem}_images.txt").write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
