@@ -11,9 +11,8 @@ from PIL import Image
 
 from fanet_lightning.app.settings import LOWEST_THRESHOLD
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.images import Image8, decode_image_rgb
+from fanet_lightning.data.images import Image8, decode_image_rgb, glance
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.inputs import glance
 from fanet_lightning.detect.outputs import Saving
 from fanet_lightning.detect.protocols import AnyProtocol
 from fanet_lightning.detect.redaction import Redaction

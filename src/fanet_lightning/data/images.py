@@ -132,6 +132,15 @@ def color_profile(image: Any) -> bytes:
     return profile if _color_space(profile) == b"RGB " and image.mode != "CMYK" else b""
 
 
+def glance(content: bytes) -> tuple[int, bytes]:
+    """The number of pixels and :func:`color_profile`, from the head of a file's bytes; nothing of a damaged one."""
+    try:
+        with _opened(io.BytesIO(content), content, "<bytes>") as image:
+            return image.size[0] * image.size[1], color_profile(image)
+    except UnreadableImage:  # decoding says what is wrong
+        return 0, b""
+
+
 def _color_space(profile: bytes) -> bytes:
     """From an ICC header (ICC.1, 7.2), ``RGB ``, ``GRAY``, ``CMYK`` …; empty where it is none."""
     return profile[16:20] if profile[36:40] == b"acsp" else b""

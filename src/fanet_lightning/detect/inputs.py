@@ -3,11 +3,9 @@
 import contextlib
 import datetime
 import glob
-import io
 import os
 import re
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,19 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3.exceptions
-from PIL import Image
 
 from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import IMAGE_EXTENSIONS, lines_of
-from fanet_lightning.data.images import (
-    Image8,
-    UnreadableImage,
-    color_profile,
-    decode_image_rgb,
-    heic_plug_in,
-    is_heic,
-    read_image_frame,
-)
+from fanet_lightning.data.images import Image8, UnreadableImage, decode_image_rgb, glance, read_image_frame
 
 # HEIC is read where its plug-in is installed; without it, such a file is an image that cannot be read.
 IMAGE_SUFFIXES = IMAGE_EXTENSIONS | {".heic", ".heif", ".hif"}
@@ -348,16 +337,3 @@ def load(item: Item, max_bytes: int, seconds: float) -> tuple[Image8, bytes]:
         except OSError as error:
             raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
     return decode_image_rgb(content, item.text), glance(content)[1]
-
-
-def glance(content: bytes) -> tuple[int, bytes]:
-    """The number of pixels and the color profile, from the file's head; nothing of a damaged one."""
-    if is_heic(content):
-        heic_plug_in()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                return image.size[0] * image.size[1], color_profile(image)
-    except Exception:  # Pillow's plugins raise almost anything on damaged files; decoding says what is wrong
-        return 0, b""
