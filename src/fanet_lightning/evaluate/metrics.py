@@ -24,6 +24,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from fanet_lightning.score.coco import MAX_DETECTIONS, CocoBenchmark, CocoDetections, CocoGroundTruth
 from fanet_lightning.score.fddb.benchmark import Ellipses, FddbBenchmark, FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
+from fanet_lightning.score.inputs import as_xywh
 from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import PascalFaceGroundTruth
 from fanet_lightning.score.wider_face.average_precision import score
@@ -182,7 +183,7 @@ class WiderFaceAP(DetectionMetric):
     """
 
     def _from_faces(self, faces: Faces) -> GroundTruth:
-        boxes_xywh = [np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) for boxes, _ in faces.values()]
+        boxes_xywh = [as_xywh(boxes) for boxes, _ in faces.values()]
         return GroundTruth(tuple(faces), boxes_xywh, {"all": [~ignored for _, ignored in faces.values()]})
 
     def _values(self, ground_truth: GroundTruth, found: Found) -> Mapping[str, float]:
