@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, first_line, import_extra
 from fanet_lightning.models.blocks import Backbone, ExtraMaps
 
 # What the extractor has to give itself. The maps of stride 64 and 128 are added.
@@ -31,10 +31,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, *, width: float = 1.0) -> None:
         super().__init__()
         self.name = name
-        try:
-            timm: Any = importlib.import_module("timm")
-        except ModuleNotFoundError as error:
-            raise InputError(f"model.backbone={name} needs timm: pip install 'fanet-lightning[timm]'") from error
+        timm = import_extra("timm", f"model.backbone={name}", "timm")
         # Names with a colon or slash would make timm look for a model on the network or on disk.
         if ":" in name or "/" in name or not timm.is_model(name):
             raise InputError(f"model.backbone={name}: neither vgg, light nor a model of timm; see timm.list_models()")

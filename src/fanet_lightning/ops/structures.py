@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import import_extra
 from fanet_lightning.ops.draw import ImageLike, annotate, upright_rgb
 from fanet_lightning.score.wider_face.predictions import prediction_text
 
@@ -139,15 +139,13 @@ class Detections:
 
     def to_supervision(self) -> "supervision.Detections":
         """As the package supervision takes them: ``xyxy``, ``confidence``, ``class_id`` 0. InputError without it."""
-        try:
-            import supervision
-        except ImportError as error:
-            raise InputError("to_supervision needs supervision: pip install 'fanet-lightning[supervision]'") from error
+        package: Any = import_extra("supervision", "to_supervision", "supervision")
         boxes_xyxy, scores = self.numpy()
         # supervision takes its arrays as they are, so they are copies: they may be changed in place.
-        return supervision.Detections(
+        found: supervision.Detections = package.Detections(
             xyxy=boxes_xyxy.copy(), confidence=scores.copy(), class_id=np.zeros(len(scores), dtype=int)
         )
+        return found
 
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
         """The image's entries of a COCO result file: ``image_id``, ``category_id``, ``bbox`` xywh, ``score``."""
