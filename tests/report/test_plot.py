@@ -35,7 +35,7 @@ from fanet_lightning.report.plot import (
 )
 from fanet_lightning.score.curves import THRESHOLDS, Curve
 from fanet_lightning.score.wider_face.benchmark import write_curves
-from fanet_lightning.score.wider_face.published import SETTINGS
+from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 
 
 def a_curve(end: float) -> Curve:

@@ -11,9 +11,9 @@ import pytest
 from fanet_lightning.score.curves import average_precision
 from fanet_lightning.score.inputs import read_selection
 from fanet_lightning.score.wider_face.average_precision import score
-from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
+from fanet_lightning.score.wider_face.ground_truth import SETTINGS, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions
-from fanet_lightning.score.wider_face.published import FILE, SETTINGS, method_name, published_curve, published_methods
+from fanet_lightning.score.wider_face.published import FILE, method_name, published_curve, published_methods
 from tests.score import wider_oracle
 from tests.score.helpers import FACE, invalid, pack, random_run, refused
 

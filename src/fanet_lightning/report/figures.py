@@ -24,10 +24,10 @@ from fanet_lightning.ops.draw import confidence_colors
 from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
 from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.inputs import reading
+from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 from fanet_lightning.score.wider_face.published import (
     FULL_NAMES,
     HOMEPAGE,
-    SETTINGS,
     method_name,
     published_curve,
     published_methods,

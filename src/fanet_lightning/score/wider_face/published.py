@@ -24,7 +24,6 @@ HOMEPAGE = "http://shuoyang1213.me/WIDERFACE/"
 FILE = Path(__file__).with_name("published_curves") / "wider_face.npz"
 STEPS = 65535
 SPLITS = ("val", "test")
-SETTINGS = ("easy", "medium", "hard")
 
 # What a short name of the page stands for, where it misleads; and what people call a method that the page calls else.
 FULL_NAMES = {"FAN": "Face Attention Network", "SFD": "S3FD"}
