@@ -56,10 +56,11 @@ class ScoredFolder:
 
     @property
     def image_ids(self) -> list[bytes] | None:
-        """The images in alphabetical order; None where the folder keeps no counts per image, which alone name them."""
+        """The images in alphabetical order; None where the folder keeps no counts per image, which alone name them.
+        InputError: that file is damaged."""
         if not (file := self.path / PER_IMAGE_FILE).is_file():
             return None
-        with np.load(file, allow_pickle=False) as arrays:
+        with reading(file, "score the predictions again"), np.load(file, allow_pickle=False) as arrays:
             return sorted(arrays["image_ids"].tobytes().split(b"\n"))
 
 
