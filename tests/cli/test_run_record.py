@@ -38,6 +38,12 @@ def test_settings_differ_where_they_change_what_is_trained() -> None:
     assert differing_settings(first, other) == [
         ("level", 2, 3), ("model.width", 0.5, 1.0), ("model.batch_norm", None, True),
     ]  # fmt: skip
+    callbacks = {"ema": {"_target_": "a.B", "decay": 0.9}, "progress": {"_target_": "a.C"}}
+    second = {**first, "callbacks": {"ema": {"_target_": "moved.B", "decay": 0.9}, "mine": {"_target_": "a.D"}}}
+    assert differing_settings({**first, "callbacks": callbacks}, second) == []
+    limit = {**callbacks, "few_images": {"_target_": "a.E", "take": 0.1}}
+    assert differing_settings(second, {**first, "callbacks": limit}) == [("callbacks.few_images.take", None, 0.1)]
+    assert differing_settings(first, {**first, "callbacks": limit}) == []  # of an earlier version
 
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:

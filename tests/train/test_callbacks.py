@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.train import __main__ as train
 from fanet_lightning.train.callbacks import StochasticAverage
 from tests.train.helpers import TINY, record_of, trained
 
@@ -54,10 +55,21 @@ def test_callbacks_by_one_word_each_go_together_and_resume(capfd: pytest.Capture
     checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["optim"]["lr"] == pytest.approx(float(found[1]), rel=0.01)
     assert checkpoint["global_step"] == 12
+    rate = re.search(r"learning rate found: (\S+)", output)
     trained(*words, "resume=auto")
     record = record_of("run")
     assert (record.state, record.train["steps"]) == ("finished", 16)
-    assert "learning rate found" not in capfd.readouterr().out
+    output = capfd.readouterr().out
+    assert "learning rate found" not in output
+    again = re.search(r"learning rate (\S+) \(", output)
+    assert rate is not None and again is not None and float(again[1]) == pytest.approx(float(rate[1]), rel=0.01)
+
+
+def test_two_averages_of_the_weights_are_refused() -> None:
+    for words in (["callbacks=[swa,top_k]"], ["callbacks=[swa,early_stopping]"]):
+        with pytest.raises(InputError, match="ema and swa"):
+            train.main([*TINY, "level=1", "out=run", *words])
+    assert not Path("run").exists()
 
 
 def test_stochastic_averaging_is_the_mean_of_the_last_weights() -> None:

@@ -88,7 +88,8 @@ optim.backbone_factor=0 freeze_epochs=0 freeze_until=conv9 gradient_clip=-1.0 gr
 loss.lambda_cls=-3 loss.box=iou loss.negatives_per_positive=nan augment.flip=-0.5 augment.attempts=1.5 augment.hue=900
 stop_after=0 checkpoint_every=0 trainer.limit_train_batches=0 trainer.limit_val_batches=0 trainer.max_steps=0
 trainer.accumulate_grad_batches=0 trainer.precision=7 trainer.precision=64-true trainer.precision=bf16-true
-trainer.limit_train_batches=0.01 data.train_images=0 ema=1.5 cache=tape
+trainer.limit_train_batches=0.01 trainer.accumulate_grad_batches=null trainer.check_val_every_n_epoch=null
+data.train_images=0 ema=1.5 cache=tape
 """
 
 
@@ -112,10 +113,10 @@ trainer.limit_train_batches=0.01 data.train_images=0 ema=1.5 cache=tape
         (["data=wider_face", "data.root=nowhere"], "nowhere.*WIDER_train.*data=synthetic"),
         (["out=/proc/nix"], "out=/proc/nix: cannot write in /proc"),
         (["also_protocols=[short641]"], "short641: .*short640"),
-        (["resume=auto"], "resume=auto .*out=DIR"),
+        *((["resume=auto", *more], "resume=auto .*out=DIR") for more in ([], ["hydra.run.dir=here"])),
         (["-m", "level=1,2", "out=here"], "out=here: .* sweep=DIR"),
         (["-m", "level=1,2", "resume=some.ckpt"], "resume=some.ckpt: "),
-        (["-m", "level=1,2", "overwrite=true"], "overwrite=true "),
+        (["-m", "level=1,2", "overwrite=true"], "overwrite=true: .*sweep=DIR"),
         (["-m", "level=1,2", "trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes"),
         (["experiment=ablation", "seeds=0"], "seeds=0: "),
         *(([f"{key}=nowhere.ckpt"], "nowhere.ckpt") for key in ("init", "resume")),
@@ -158,6 +159,8 @@ def test_the_command_leaves_with_2_and_one_line(tmp_path: Path) -> None:
         (["data.train_images=7"], r"data.train_images=8, this one has data.train_images=7"),
         (["loss=atss"], r"loss.assignment=iou, this one has loss.assignment=atss"),
         (["ema=null"], r"ema=0.998, this one has ema=null"),
+        (["callbacks=swa"], r"callbacks.ema.decay=0.998, this one has callbacks.ema.decay=null"),
+        (["debug=limit"], r"callbacks.few_images.take=null, this one has callbacks.few_images.take=0.1"),
         (["epochs=3"], r"epochs=2, this one has epochs=3"),
         (["level=3"], r"level=2, this one has level=3"),
     ],

@@ -35,6 +35,13 @@ def test_what_is_not_learnt_by_heart_ends_with_one_line(capfd: pytest.CaptureFix
     assert "by heart: AP" in capfd.readouterr().out
 
 
+def test_a_run_that_ends_before_its_validation_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        trained("debug=overfit", *TINY, "validate_every=2", "level=1", "out=run", "trainer.max_steps=1")
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2 and error.startswith("error: by heart: ") and "validation" in error
+
+
 @pytest.mark.parametrize("take", [0, -1, 1.5, float("nan")])
 def test_neither_a_number_of_images_nor_a_share(take: float) -> None:
     with pytest.raises(InputError, match="take"):

@@ -112,6 +112,14 @@ class Shallow(torch.nn.Module):
         return output
 
 
+class AsksForValues(Shallow):
+    """A network of the right strides whose forward looks at the pixels."""
+
+    def forward(self, images: torch.Tensor, all_hierarchies: bool | None = None) -> NetworkOutput:
+        output: NetworkOutput = self.inner(images + int(images.max() > 255), all_hierarchies)
+        return output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -121,6 +129,7 @@ class Shallow(torch.nn.Module):
         (["model._target_=torch.nn.Conv2d"], "model: .*in_channels"),
         (["model._target_=torch.nn.Identity"], "torch.nn.Identity .*normaliser"),
         ([f"model._target_={__name__}.Shallow"], "Shallow .*strides"),
+        ([f"model._target_={__name__}.AsksForValues"], "AsksForValues.* counted .*value"),
         (["init=fanet_light", "init_part=trunk", "model._target_=own_network.ResNetFpn"], "ResNetFpn .*trunk"),
         (["loss._target_=own_callback.Hardest"], r"loss\._target_=.* Module"),
         (

@@ -87,6 +87,14 @@ def test_other_annotations_are_refused_or_gone_on_with(folder: Path, capsys: pyt
     assert out[-1].startswith("differs: ") and " from step 1 on: " in out[-1]
 
 
+def test_the_run_of_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(folder / "run", state="stopped")
+    monkeypatch.chdir(folder / "run")
+    for word in (".", "run=./"):
+        with pytest.raises(InputError, match=r"/run is stopped"):
+            main([word])
+
+
 def test_images_that_changed_moved_or_are_gone(folder: Path) -> None:
     image = next(folder.glob("data/synthetic/*/WIDER_val/images/*/*.jpg"))
     with image.open("ab") as file:

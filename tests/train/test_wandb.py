@@ -225,6 +225,17 @@ def test_a_training_outlives_what_fails_inside_wandb(
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
     assert line.startswith("warning: W&B has failed (the service has gone)") and "wandb sync" in printed.out
+
+
+def test_a_training_outlives_an_image_that_has_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage: Any = SimpleNamespace(
+        sanity_checking=False, is_global_zero=True, global_step=40, curves={}, detections={},
+        datamodule=SimpleNamespace(val_records=[ImageRecord("a", Path("not/there.jpg"))]),
+    )  # fmt: skip
+    built = build(tmp_path)
+    WandbValidation(built, 1).on_validation_end(stage, stage)
+    assert built.is_lost and capsys.readouterr().err.startswith("warning: W&B has failed (")
+    built.finish(0)
     build(tmp_path / "second").finish(0)
     assert [run.exit_code for run in finished_runs(tmp_path / "second")] == [0]
 
@@ -297,7 +308,8 @@ def logged(record: ImageRecord, detections: dict[str, Detections], images: int) 
         datamodule=SimpleNamespace(val_records=[record]),
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
-    WandbValidation(SimpleNamespace(log=rows.append), images).on_validation_end(stage, stage)  # type: ignore[arg-type]
+    run = SimpleNamespace(log=lambda row: rows.append(row()))
+    WandbValidation(run, images).on_validation_end(stage, stage)  # type: ignore[arg-type]
     (row,) = rows
     return row
 

@@ -54,6 +54,9 @@ CIRCUMSTANCES = frozenset({
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "cache_dir", "cache_gib",
 })  # fmt: skip
 
+# Callbacks that change it all the same: their settings are compared where both runs have recorded theirs.
+TRAINING_CALLBACKS = ("callbacks.ema", "callbacks.swa", "callbacks.lr_finder", "callbacks.few_images")
+
 # Settings that runs of earlier versions do not have, and what those runs did: they are resumed as what they were.
 LATER_SETTINGS: dict[str, Any] = {
     "init": None, "init_part": "all", "cache": None, "cache_side": None, "model.face_prior": None,
@@ -135,6 +138,9 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
             settings["model.normaliser"] = None  # whatever was configured, it came with the weights
     circumstances = tuple(f"{key}." for key in CIRCUMSTANCES)
     keys = [key for key in dict.fromkeys([*a, *b]) if not f"{key}.".startswith(circumstances)]
+    if "callbacks" in first and "callbacks" in second:
+        own = [key for key in dict.fromkeys([*a, *b]) if key.startswith(TRAINING_CALLBACKS)]
+        keys += [key for key in own if not key.endswith("._target_")]  # classes have had other places
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fanet_lightning.cli.errors import InputError, is_whole
+from fanet_lightning.cli.errors import InputError, first_line, is_whole
 from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample, upsample_to
 from fanet_lightning.models.heads import Heads
 from fanet_lightning.models.light import LightBackbone
@@ -164,6 +164,13 @@ def network_of(options: Mapping[str, Any]) -> Network:
             f"model._target_={options['_target_']} is no network: it needs normaliser, training_only, six maps of "
             "strides 4 to 128 and, for each anchor, 2 logits and 4 offsets"
         )
+    try:
+        flops(network, 256, 128)
+    except Exception as error:  # whatever somebody's forward does
+        raise InputError(
+            f"model._target_={options['_target_']}: its operations cannot be counted ({first_line(error)}); forward "
+            "must not ask for a tensor's value"
+        ) from error
     return network  # type: ignore[no-any-return]
 
 

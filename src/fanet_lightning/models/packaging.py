@@ -116,7 +116,7 @@ def _recipe(checkpoint: Path) -> dict[str, Any]:
         "weights": f"after {saved.get('global_step')} steps of batch {settings.get('batch_size')} at {size}×{size} "
         f"pixels (epoch {saved.get('epoch', 0) + 1} of {train.get('epochs')})",
         "seed": str(record.seed),
-        "averaged weights": f"decay {settings['ema']}" if settings.get("ema") else "no",
+        "averaged weights": _averaging(settings),
         "hardware": f"{train.get('devices')} × {train.get('device')}, {hours:.1f} hours",
         "versions": ", ".join(f"{name} {v}" for name, v in record.made_by.get("packages", {}).items()),
     }
@@ -131,6 +131,13 @@ def _recipe(checkpoint: Path) -> dict[str, Any]:
         "command": " ".join(["fanet train", *words]) if words else None,
         "commit": record.made_by.get("git_commit"), "facts": facts, "input_size": size,
     }  # fmt: skip
+
+
+def _averaging(settings: Mapping[str, Any]) -> str:
+    callbacks = settings.get("callbacks", {"ema": True})  # earlier versions knew no other
+    if callbacks.get("swa"):
+        return f"the mean from {callbacks['swa']['start']:g} of the steps on"
+    return f"decay {settings['ema']}" if settings.get("ema") and callbacks.get("ema") else "no"
 
 
 def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class HierarchicalLoss(nn.Module):
         threshold: matching rule (ii), §3.3.
         second_stage: S3FD's compensation for faces with few anchors.
         assignment: "iou", the paper's rule; "atss" or "simota" (:mod:`fanet_lightning.ops.assigners`), which read
-            neither ``threshold`` nor ``second_stage``; or what is called as
+            no ``threshold`` and refuse ``second_stage``; or what is called as
             :func:`fanet_lightning.ops.assigners.assign_simota` is.
         classification: "cross_entropy" with mining; or over all anchors, with N = positives: "focal", "quality_focal"
             (:mod:`fanet_lightning.ops.losses`), which want a network with a ``face_prior`` and λ around 1.

@@ -369,9 +369,18 @@ class FewImages(Callback):
 
     def part_of(self, source: FaceSource) -> FaceSource:
         """The source that has only these images."""
-        train, val = self._few(source.train()), self._few(source.val())
-        ids = sorted(record.image_id for record in val)
-        return _Part(source, lambda: train, lambda: val, lambda: source.ground_truth().select(ids))
+
+        def train() -> list[ImageRecord]:
+            return self._few(source.train())
+
+        def val() -> list[ImageRecord]:
+            return self._few(source.val())
+
+        def ground_truth() -> GroundTruth:
+            whole: GroundTruth = source.ground_truth()
+            return whole.select(sorted(record.image_id for record in val()))
+
+        return _Part(source, train, val, ground_truth)
 
     def _few(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:
         count = math.ceil(self._take * len(records)) if self._take < 1 else int(self._take)
@@ -400,9 +409,11 @@ class ByHeart(FewImages):
         self._first_loss: float | None = None
 
     def part_of(self, source: FaceSource) -> FaceSource:
-        records = [record for record in source.train() if len(record.boxes_xyxy)]
-        records = sorted(self._few(records), key=lambda record: record.image_id)
-        return _Part(source, lambda: records, lambda: records, lambda: all_usable_faces(records))
+        def records() -> list[ImageRecord]:
+            with_faces = [record for record in source.train() if len(record.boxes_xyxy)]
+            return sorted(self._few(with_faces), key=lambda record: record.image_id)
+
+        return _Part(source, records, records, lambda: all_usable_faces(records()))
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -412,6 +423,8 @@ class ByHeart(FewImages):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         first, metrics = self._first_loss or math.nan, trainer.callback_metrics
+        if "val/ap" not in metrics:
+            raise InputError("by heart: the run ended before its validation; give epochs=… alone to make it shorter")
         loss, ap = float(metrics["train/loss"]), float(metrics["val/ap"])
         text = f"AP {ap:.3f} on the {len(trainer.datamodule.val_records)} images trained on"  # type: ignore[attr-defined]
         text += (

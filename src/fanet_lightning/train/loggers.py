@@ -121,14 +121,14 @@ class WandbRun(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """``step`` is Lightning's; it travels as a metric of its own, because W&B's counts the calls."""
-        self.log(metrics if step is None else {**metrics, "trainer/global_step": step})
+        self.log(lambda: metrics if step is None else {**metrics, "trainer/global_step": step})
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the whole configuration is in the run's config from the start."""
 
-    def log(self, values: Mapping[str, Any]) -> None:
-        """One row of history: numbers, images, charts."""
-        self._attempt(lambda: self._run.log(dict(values)))
+    def log(self, row: Callable[[], Mapping[str, Any]]) -> None:
+        """One row of history: numbers, images, charts, which may fail to be made as they may to be sent."""
+        self._attempt(lambda: self._run.log(dict(row())))
 
     def describe(self, values: Mapping[str, Any]) -> None:
         """Add facts that no step has (the model's size, final scores) to the run's summary."""
@@ -240,8 +240,10 @@ class WandbValidation(Callback):
         self._run, self._images = run, images
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
+        if not trainer.sanity_checking and trainer.is_global_zero:
+            self._run.log(lambda: self._row(trainer, module))
+
+    def _row(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         # One behind the count, as Lightning's own metrics of the same validation: the step that it came after.
         logged: dict[str, Any] = {"trainer/global_step": max(trainer.global_step - 1, 0)}
         curves: dict[str, Curve] = module.curves  # type: ignore[assignment]
@@ -252,7 +254,7 @@ class WandbValidation(Callback):
         for number, index in enumerate(spread(len(records), self._images)):
             # A panel each: W&B wants the images of one panel to be of one size.
             logged[f"images/{number}"] = _wandb_image(records[index], detections.get(records[index].image_id))
-        self._run.log(logged)
+        return logged
 
 
 def _wandb_image(record: ImageRecord, found: Detections | None) -> Any:

@@ -92,7 +92,6 @@ class FaceDetectionModule(LightningModule):
         optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases,
             norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``,
             ``backbone_factor`` on the learning rate of the backbone's trained layers.
-        detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` for validation.
         batch_size: total over all devices; the learning rate is scaled by it and the batches that a step accumulates.
         channels_last: memory format of weights and images.
         freeze_until: the backbone's layer up to which, itself included, weights and batch norm's statistics stay as
@@ -104,8 +103,8 @@ class FaceDetectionModule(LightningModule):
 
     def __init__(
         self, network: Mapping[str, Any], loss: Mapping[str, Any] | None = None, optim: Mapping[str, Any] | None = None,
-        detection: Mapping[str, Any] | None = None, batch_size: int = 12, channels_last: bool = True,
-        freeze_until: str | None = None, freeze_epochs: int | None = None,
+        batch_size: int = 12, channels_last: bool = True, freeze_until: str | None = None,
+        freeze_epochs: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
@@ -301,7 +300,7 @@ class FaceDetectionModule(LightningModule):
         with self._profiled("network"):
             output, grid = self(batch.images, all_hierarchies=False)
         with self._profiled("decoding and NMS"):
-            found = detect(output, grid, **(self.hparams["detection"] or {}))
+            found = detect(output, grid)
         for image_id, scale_xy, faces in zip(batch.image_ids, batch.scale_xy, found, strict=True):
             self.detections[image_id] = Detections(faces.boxes_xyxy / scale_xy.repeat(2), faces.scores).cpu()
 
@@ -338,5 +337,8 @@ class FaceDetectionModule(LightningModule):
         self.skipped_steps = int(checkpoint.get("fanet_skipped_steps", 0))
         self._clipped, self._steps = checkpoint.get("fanet_clipped_steps", (0, 0))
         # The normaliser came with the weights that the run started from.
-        normaliser = checkpoint["hyper_parameters"]["network"].get("normaliser", "imagenet")
-        self.hparams["network"]["normaliser"] = normaliser
+        stored = checkpoint["hyper_parameters"]
+        self.hparams["network"]["normaliser"] = stored["network"].get("normaliser", "imagenet")
+        # A learning rate that was found, not configured.
+        if self.hparams["optim"] and "lr" in (stored.get("optim") or {}):
+            self.hparams["optim"] = {**self.hparams["optim"], "lr": stored["optim"]["lr"]}

@@ -152,6 +152,8 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     folder = Path(config.run)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
     out = Path(config.out) if config.out else folder.with_name(f"{folder.name}_again")
     with TerminalLog():
         return 0 if reproduce(folder, out, root=config.data.root, other_data=config.other_data) else 1

@@ -22,7 +22,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import PyTorchProfiler
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -47,7 +47,7 @@ from fanet_lightning.cli.provenance import (
     refuse_other_settings,
     state_now,
 )
-from fanet_lightning.data.datamodule import FaceDataModule, check_cache
+from fanet_lightning.data.datamodule import FaceDataModule
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import TestScale, build_augment
 from fanet_lightning.detect.detector import open_detector
@@ -106,6 +106,8 @@ def check_settings(options: dict[str, Any]) -> None:
     for name in options["also_protocols"]:
         build_protocol(protocol_settings(name))
     one_scale = isinstance(build_protocol(options["protocol"]), TestScale)
+    for key in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        check(options["trainer"][key] is not None, f"trainer.{key}=null; give a whole number of at least 1")
     devices, nodes, batch = options["trainer"]["devices"], options["trainer"]["num_nodes"] or 1, options["batch_size"]
     total = devices * nodes if isinstance(devices, int) else 1
     started = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else total
@@ -181,10 +183,8 @@ def initial_model(options: dict[str, Any]) -> Model | None:
     if init is None:
         check(part == "all", f"init_part={part} has nothing to take it from; give init=MODEL as well")
         return None
-    check(
-        not (init and options["weights"]),
-        f"init={init} brings a backbone along; leave out weights={options['weights']}",
-    )
+    weights = options["weights"]
+    check(weights in (None, "none"), f"init={init} brings a backbone along; give weights=null instead of {weights}")
     model = load_model(init)
     of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
@@ -232,6 +232,8 @@ def _build_callbacks(options: dict[str, Any], initial: Model | None) -> list[Cal
         is_one = isinstance(callback, Callback | None)
         check(is_one, f"callbacks.{name}._target_={nodes[name]['_target_']} is no Lightning callback")
     callbacks: list[Callback] = [callback for callback in found.values() if callback is not None]
+    averages = [name for name, callback in found.items() if isinstance(callback, WeightAveraging)]
+    check(len(averages) < 2, f"callbacks: {' and '.join(averages)} both average the weights; of a list, give swa last")
     best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/ap"), None)
     # Averaging comes first: what the checkpoints save are the averaged weights. Lightning puts the checkpoints last.
     callbacks += [RandomState(), Origin(options, (initial and initial.training_images) or ())]
@@ -306,7 +308,6 @@ def prepare(options: dict[str, Any]) -> Prepared:
     InputError: the first thing that is wrong with values, devices, output folder, checkpoint, data or weights.
     """
     check_settings(options)
-    check_cache(options["cache"], options["cache_gib"])
     check_loggers(options["logger"] or {})
     out = Path(options["out"])
     check_writable(out)
@@ -438,7 +439,7 @@ def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> None:
             if wandb is not None:
                 scores = {name: one["ap"] for name, one in record.scores.items()}
                 wandb.describe({f"final/{name}/ap_{key}": x for name, ap in scores.items() for key, x in ap.items()})
-            print(f"best checkpoint: {chosen}")
+            print(f"{chosen.stem} checkpoint: {chosen}")
         exit_code = 0
     finally:
         if wandb is not None:
@@ -552,7 +553,7 @@ def start(line: CommandLine) -> int:
     with TerminalLog():
         config, given = without_hydra(line.config()), {word.key for word in line.words}
         several = "TORCHELASTIC_RUN_ID" in os.environ  # each rank would make a folder of its own
-        is_named = not (several or config.resume == AUTO) or given & {"out", "hydra.run.dir"}
+        is_named = not (several or config.resume == AUTO) or "out" in given
         check(is_named, f"{'torchrun' if several else 'resume=auto'} needs the run's folder; give out=DIR as well")
         canonical(config)
         run = prepare(plain(config))
@@ -582,6 +583,7 @@ def _sweep(line: CommandLine) -> int:
     resume, trainer, torchrun = options["resume"], options["trainer"], "TORCHELASTIC_RUN_ID" in os.environ
     check(not torchrun, "a sweep starts the ranks of its variants itself: leave torchrun out")
     check(resume in (None, AUTO), f"resume={resume}: a sweep's variants resume by themselves")
+    check(not options["overwrite"], "overwrite=true: a sweep keeps variants that are done; take another sweep=DIR")
     check(trainer["num_nodes"] == 1, "trainer.num_nodes above 1: a sweep's variant runs on one machine")
     check(options["evaluate_at_end"] or not optimizes, "evaluate_at_end=false leaves a sweeper nothing to optimize")
     check("out" not in given, f"out={options['out']}: names the folder of one run; a sweep takes sweep=DIR")

@@ -45,7 +45,7 @@ def sections(levels: int, images: int) -> dict[str, list[Panel]]:
         "Losses per hierarchy": [
             _line("loss, all hierarchies", "train/loss"),
             *(
-                _line(f"hierarchy {level}: {name}", f"train/h{level}/{part}")
+                _line(f"hierarchy {level}{' or the only one' if level == 1 else ''}: {name}", f"train/h{level}/{part}")
                 for level in range(1, levels + 1)
                 for name, part in parts.items()
             ),
