@@ -16,7 +16,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.convert import convert, main
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import Inventory
-from tests.data.folder_files import FORMATS, HEIGHT, TRAIN, VAL, WIDTH, WRITERS, Face, Tell, written
+from tests.data.folder_files import FORMATS, HEIGHT, TRAIN, VAL, WIDTH, WRITERS, Face, Tell, write_image, written
 
 # Pixels. YOLO's normalized coordinates have ten decimals, the others' pixels six.
 TOLERANCE = 2e-6
@@ -109,6 +109,17 @@ def test_every_format_by_hand(tmp_path: Path) -> None:
         ),
     }.items():
         assert (tmp_path / path).read_text() == text
+
+
+def test_attributes_go_to_wider_alone(tmp_path: Path) -> None:
+    labels = "a.jpg\n1\n10 20 30 40 2 1 0 0 1 0\n"
+    for part in ("train", "val"):
+        write_image(tmp_path / "own" / part / "a.jpg")
+        (tmp_path / "own" / f"{part}.txt").write_text(labels)
+    source = FolderSource(tmp_path / "own", "wider")
+    assert convert(source, "wider", tmp_path / "wider")["lost"] == {}
+    assert (tmp_path / "wider/wider_face_split/wider_face_train_bbx_gt.txt").read_text() == labels
+    assert list(convert(source, "coco", tmp_path / "coco")["lost"].values()) == [2]
 
 
 def test_yolo_cuts_boxes_to_the_image_and_says_so(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixtur
     label.write_text(label.read_text() + "3 0.5 0.5 0.1 0.1\n")
     assert "3 (1 box)" in refusal(tmp_path, "yolo")
     assert len(by_id(FolderSource(tmp_path, "yolo", classes=[3]).train())["party/a"].boxes_xyxy) == 1
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("person\n\n\nface\n")  # where LabelImg leaves it
+    assert "person (" in refusal(tmp_path, "yolo")
+    assert len(by_id(FolderSource(tmp_path, "yolo", classes=["face"]).train())["party/a"].boxes_xyxy) == 1
 
 
 LABELS = {
@@ -187,6 +190,11 @@ def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
         source = FolderSource(tmp_path / name, "yolo")
         source.check()
         assert source.train()[0].boxes_xyxy.tolist() == [[50, 25, 150, 75]]
+    (tmp_path / "robo" / "data.yaml").write_text("train: train.txt\nnames: [face]\n")
+    assert "data.train.images=LIST" in refusal(tmp_path / "robo", "yolo")
+    (tmp_path / "robo" / "train.txt").write_text("a.jpg\n")
+    listed = FolderSource(tmp_path / "robo", "yolo", train={"images": "train.txt"})
+    assert [record.image_id for record in listed.train()] == ["a"]
 
 
 def test_voc_counts_from_one_or_from_zero(tmp_path: Path) -> None:

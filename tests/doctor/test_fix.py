@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.wider_face import load_wider_face, read_annotations
 from fanet_lightning.doctor.__main__ import main
 from tests.data.wider_files import write_text
@@ -69,6 +70,23 @@ def test_sizes_that_coco_states(tmp_path: Path) -> None:
         ["sound.jpg"], ["sound.jpg", "quarter.jpg", "other.jpg"],
     ]  # fmt: skip
     assert "left as it is" in (tmp_path / "out/cleaned/changes.csv").read_text()
+
+
+def test_images_that_differ_in_the_ending_alone_keep_their_own_boxes(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    for part in ("train", "val"):
+        for seed, name in enumerate((f"{part}.jpg", f"{part}.png")):
+            save(root / part / name, scene(seed + 10 * (part == "val")))
+        rows = f"{part}.jpg\n1\n10 10 30 40\n{part}.png\n1\n50 10 20 30\n"
+        (root / f"{part}.txt").write_text(rows)
+    with pytest.raises(InputError, match=r"train\.jpg and train\.png differ"):
+        FolderSource(root, "wider").check()
+    words = [f"data.root={root}", "data.format=wider", f"out={tmp_path / 'out'}", "fix=true"]
+    main(["data=folder", *words, *QUICK])
+    source = FolderSource(tmp_path / "out/cleaned", "wider")
+    boxes = {record.image_id: record.boxes_xyxy.tolist() for record in source.train()}
+    assert boxes == {"train": [[10, 10, 40, 50]], "train_png": [[50, 10, 70, 40]]}
+    assert "image renamed" in (tmp_path / "out/cleaned/changes.csv").read_text()
 
 
 def test_every_change_is_listed(examined: Path) -> None:

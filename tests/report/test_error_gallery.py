@@ -50,7 +50,7 @@ def rows(truth: GroundTruth) -> Predictions:
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     for image_id, size in ((A, (1500, 2000)), (B, (200, 300)), (C, (200, 300))):
-        path = folder / f"{image_id}.jpg"
+        path = folder / f"{image_id}.{'JPG' if image_id == A else 'jpg'}"
         path.parent.mkdir(parents=True)
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         assert cv2.imwrite(str(path), image)

@@ -112,6 +112,8 @@ def test_without_labels_height_and_event_remain() -> None:
     one = attribute_groups(GroundTruth(("e/a",), [np.empty((0, 4))], {"hard": [np.zeros(0, np.bool_)]}))
     assert left_out(one)[-1] == "event: all images are of one"
     assert {group.attribute for group in one} == {"all", "height", "scale"}
+    flat = GroundTruth(("a", "b"), [np.empty((0, 4))] * 2, {"hard": [np.zeros(0, np.bool_)] * 2})  # without folders
+    assert {group.attribute for group in attribute_groups(flat)} == {"all", "height", "scale"}
 
 
 def test_nothing_found_and_equal_scores() -> None:

@@ -172,6 +172,7 @@ def test_a_list_restricts_everything(
         ("errors=true worst=0", "worst=0"),
         ("split=train", "split=train"),
         ("split=test out=", "give out=DIR"),
+        ("split=test attributes=true", "attributes=True"),
         ("errors=true pictures=nowhere", "pictures=nowhere"),
         ("bootstrap=0 against=PREDICTIONS", "bootstrap=0"),
         ("images=LIST", ":1: 'x/y' is not in the ground truth"),
@@ -232,6 +233,9 @@ def test_what_is_not_defined_is_null_and_files_of_an_earlier_scoring_do_not_stay
     (tmp_path / "a.txt").write_text("a person's own")
     first = replace(AP, files=("curves.txt", "per_image.txt"))
     write_scores(tmp_path, first, {}, protocol=None, made_by={})
+    (tmp_path / "errors").mkdir()
+    for name in ("attributes.md", "errors.json", "errors/data.js"):
+        (tmp_path / name).write_text("of the first")
     # Then one of ours, a damaged one, and one with a path in it: nothing is removed on its word.
     for text in (None, "{", json.dumps({"files": ["../x", "a.txt/.."]})):
         if text is not None:

@@ -105,7 +105,7 @@ def test_everything_that_is_allowed(
     assert (part.image_ids, rows_of(part)) == ((A,), rows[:1])
 
 
-@pytest.mark.parametrize("name", ["fold-{:02d}-out.txt", "FDDB-det-fold-{}.TXT"])
+@pytest.mark.parametrize("name", ["fold-{:02d}-out.txt", "FDDB-det-fold-{}.TXT", "processed-{}.txt"])
 def test_a_folder_of_fold_files(tmp_path: Path, truth: FddbGroundTruth, name: str) -> None:
     folder = tmp_path / "run"
     write_detections(folder, {1: {A: [(1, 2, 3, 4, 0.5)], B: []}, 3: {C: [(5, 6, 7, 8, 0.25)]}}, name)

@@ -172,6 +172,9 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
     for image in images:
         boxes, labels = image.boxes_xyxy, image.label_path
         if counts[image.image_id] > 1:
+            paths = sorted({own.path.name for own in images if own.image_id == image.image_id})
+            if len(paths) > 1:
+                raise InputError(f"{labels}: {' and '.join(paths)} differ in the ending alone; rename one")
             raise InputError(f"{labels} has the image {image.image_id} twice; keep one of its entries")
         wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)))
         for index in wrong[:1].tolist():

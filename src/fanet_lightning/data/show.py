@@ -71,6 +71,8 @@ def augmentation_grid(name: str, augment: TrainAugment, records: list[ImageRecor
 def _chosen_records(options: argparse.Namespace) -> list[ImageRecord]:
     """The first images with faces: of the data set at --root, or of synthetic ones."""
     if options.root is None:
+        if options.list is not None or options.split != "train":
+            raise InputError("--split and --list are of a data set; give its --root")
         root = prepare_synthetic(Path("data/synthetic"), train_images=options.count * 4, val_images=1, seed=0)
         records = load_wider_face(root, "train")
     else:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fanet_lightning.cli.errors import counted
+from fanet_lightning.data.folder.parts import TOLERANCE_PIXELS
 from fanet_lightning.data.images import (
     ImageFrame,
     UnreadableImage,
@@ -160,8 +161,6 @@ def examine_files(paths: Iterable[Path], *, decode: bool, workers: int = 1) -> d
         return {facts.path: facts for facts in results}
 
 
-# Conventions of the last pixel differ by one, so so much reaching out is no mistake of the person who drew the box.
-TOLERANCE_PIXELS = 1.0
 # Two faces at one place to within a twentieth of their area: no person labels that on purpose.
 DOUBLED_IOU = 0.95
 

@@ -161,11 +161,11 @@ def _part_findings(inventory: Inventory, report: Report) -> list[Finding]:
         image = images[odd.first]
         detail = f"{odd.text}, the first of {image.path.name}"
         findings.append(Finding("label_convention", part, "", image.label_path or image.path, detail))
-    times = Counter(image.image_id for image in images)
+    times = Counter(image.path for image in images)
     for image, own in zip(images, facts, strict=True):
         file, boxes = report.files[image.path], counted(len(image.boxes_xyxy), "box")
         named = {}
-        if (count := times.pop(image.image_id, 1)) > 1:
+        if (count := times.pop(image.path, 1)) > 1:
             named["labelled_twice"] = f"named {count} times in {image.label_path or 'the labels'}"
         if file.trouble:
             named[file.trouble] = f"{file.reason}; {boxes}"

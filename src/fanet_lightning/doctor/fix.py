@@ -1,10 +1,9 @@
 """A copy of a data set without the faults that can be fixed safely. The original is never touched.
 
-The copy has the official layout of WIDER FACE, train and val each with labels and images of their own, so that
-``data=wider_face`` and ``data=folder data.format=wider`` both read it::
+The copy has the layout of WIDER FACE, train and val each with labels and images of their own; ``data=folder
+data.format=wider`` reads it, where all images are ``.jpg`` ``data=wider_face`` too::
 
-    FOLDER/WIDER_train/images/<image id>.jpg
-    FOLDER/WIDER_val/images/<image id>.jpg
+    FOLDER/WIDER_{train,val}/images/<image id>.<ending>
     FOLDER/wider_face_split/wider_face_{train,val}_bbx_gt.txt
     FOLDER/changes.csv
 """
@@ -12,6 +11,7 @@ The copy has the official layout of WIDER FACE, train and val each with labels a
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -37,8 +37,8 @@ AS_CSV: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "ne
 
 
 class Change(NamedTuple):
-    """``what``: ``image dropped``, ``labels joined``, ``box dropped``, ``box clipped``, ``row dropped`` or
-    ``left as it is``. ``before`` and ``after`` are boxes as x1 y1 x2 y2."""
+    """``what``: ``image dropped``, ``labels joined``, ``box dropped``, ``box clipped``, ``image renamed``, ``label
+    problem`` or ``left as it is``. ``before`` and ``after`` are boxes as x1 y1 x2 y2."""
 
     part: str
     image_id: str
@@ -83,13 +83,15 @@ def _kept(
     part, unwanted = inventory.part, dict[str, str]()
     for own in (finding for finding in report.findings if finding.part == part):
         if own.kind == "malformed_label":
-            changes.append(Change(part, "", "row dropped", f"{own.path}: {own.detail}"))
+            changes.append(Change(part, "", "label problem", f"{own.path}: {own.detail}"))
         elif part == "train" and own.kind in _OUT_OF_TRAIN:
             unwanted.setdefault(own.image_id, f"{_OUT_OF_TRAIN[own.kind]}: {own.other_path}")
-    by_id: dict[str, list[LabelledImage]] = defaultdict(list)
+    by_path: dict[Path, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
-        by_id[image.image_id].append(image)
-    for image_id, images in by_id.items():
+        by_path[image.path].append(image)
+    taken = set[str]()
+    for images in by_path.values():
+        image_id = images[0].image_id
         facts, path = report.files[images[0].path], PurePosixPath(image_id)
         faults = [] if facts.trouble else list(filter(None, (frame_fault(own, facts) for own in images)))
         fault = "{}: {}".format(*faults[0]) if faults else None
@@ -101,6 +103,11 @@ def _kept(
         if reason is not None:
             changes.append(Change(part, image_id, "image dropped", reason))
             continue
+        if image_id in taken:
+            changes.append(Change(part, image_id, "image renamed", f"{images[0].path.name}: another has its name"))
+            image_id += images[0].path.suffix.replace(".", "_")
+            images[0] = replace(images[0], image_id=image_id)
+        taken.add(image_id)
         if fault is not None:
             changes.append(Change(part, image_id, "left as it is", fault))
         if len(images) > 1:

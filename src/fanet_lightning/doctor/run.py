@@ -53,6 +53,8 @@ def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> Report:
     inventories = inventories_of(options["data"])
     check_out(out, inventories, page_too=config.page, fix_too=config.fix)
     title = f"{options['data']['name']} {options['data'].get('root') or ''}".strip()
+    for remark in dict.fromkeys(remark for inventory in inventories for remark in inventory.remarks):
+        print(remark)
     report = examine(inventories, title=title, decode=config.images, near_bits=config.near_bits, workers=config.workers)
     print_report(report)
     if config.fix:

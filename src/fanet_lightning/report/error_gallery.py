@@ -12,6 +12,7 @@ from PIL import Image
 
 from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import check_replaceable, replaced_folder
+from fanet_lightning.data.folder.parts import ImageFiles
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.report.figures import attribute_figure, event_figure, save_figure
 from fanet_lightning.report.html import render
@@ -37,7 +38,6 @@ from fanet_lightning.score.results import defined
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 # Folder of the copies → longer side and JPEG quality: faces stay recognizable, and 200 crowded images of 1024 pixels
 # stay below 15 MB, data and all.
 COPIES = {"pictures": (1024, 40), "thumbnails": (192, 60)}
@@ -69,7 +69,7 @@ def write_error_gallery(
     Args:
         ground_truth: those of its last setting count, the hardest; faces with ``attributes`` can be filtered by them.
         predictions: of the same images in the same order; ``errors``: of these, where they are at hand already.
-        images_root: folder with ``event/name.jpg`` (``.jpeg``, ``.png``). None: boxes on blank ground.
+        images_root: folder with ``event/name.jpg``, or another ending of an image. None: boxes on blank ground.
         images: at most so many images are shown, at least 1.
 
     Returns how many images it shows, and which of those in ``images_root`` without pixels. InputError: ``folder`` holds
@@ -81,8 +81,8 @@ def write_error_gallery(
     # Where no face counts every gain is NaN, and the images stay in their order.
     shown = np.argsort(-np.nan_to_num(gains), kind="stable")[:images].tolist()
     ids = [ground_truth.image_ids[i] for i in shown]
-    places = [[] if images_root is None else [images_root / f"{own}{suffix}" for suffix in SUFFIXES] for own in ids]
-    paths = [next(filter(Path.is_file, own), None) for own in places]
+    files = None if images_root is None else ImageFiles(images_root)
+    paths = [files.folder / name if files and (name := files.find(f"{own}.jpg")[0]) else None for own in ids]
     if images_root is not None and not any(paths):
         missing = f"{images_root} has none of them, the first would be {ids[0]}.jpg"
         raise InputError(f"images of the error gallery: {missing}; give the folder with the event folders")

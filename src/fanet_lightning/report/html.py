@@ -30,7 +30,7 @@ def render(template: Path, **content: Any) -> str:
         "thousands": "{:,}".format,
         # Names of files may hold bytes that are no text; a page is text.
         "text": lambda value: str(value).encode("utf-8", "replace").decode("utf-8"),
-        "percent": percent, "points": points, "duration": duration, "value": value_text,
+        "percent": percent, "value": value_text,
     }  # fmt: skip
     environment.filters |= filters
     return environment.get_template(template.name).render(**content)

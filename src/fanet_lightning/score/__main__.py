@@ -124,6 +124,9 @@ def _check_values(config: "DictConfig") -> None:
         wrong.append(f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
     if config.against is not None and not config.bootstrap:
         wrong.append("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
+    for key in ("images", "against", "trained_on", "attributes", "errors") if config.split == "test" else ():
+        if config[key]:
+            wrong.append(f"{key}={config[key]}: split=test packs predictions and scores nothing; leave it out")
     if wrong:
         raise InputError(wrong[0])
 

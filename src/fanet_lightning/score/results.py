@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,12 @@ SCORE_PATTERNS = (
     "errors", "errors.json",
 )  # fmt: skip
 
+# What is drawn and counted from scores after they are written.
+_DERIVED = [
+    f"{stem}.{ending}" for stem in ("attributes", "events", "errors", "pr_curves", "pr_curve", "roc")
+    for ending in ("csv", "json", "md", "pdf", "png")
+]  # fmt: skip
+
 # measure → setting → interval; empty where none were asked for.
 Intervals = Mapping[str, Mapping[str, Interval]]
 
@@ -134,8 +141,8 @@ def write_scores(
 ) -> dict[str, Any]:
     """Write the curves and then ``scores.json`` into ``out``, each by rename, and return what the latter holds.
 
-    A number or interval that is not defined (no face counts) is null. Files that an earlier scoring left in ``out`` and
-    this one does not write are removed: they would not belong to these scores.
+    A number or interval that is not defined (no face counts) is null. What an earlier scoring left in ``out``, its
+    curves, analyses and page of errors, is removed: it would not belong to these scores.
 
     Args:
         intervals: :func:`intervals_of`, empty for none. In the file those of ``ap`` stand without their measure.
@@ -160,8 +167,11 @@ def write_scores(
         "files": [path.name for path in scores.write_curves(out)],
         **(further or {}),
     }
-    for name in sorted(earlier - set(content["files"])):
-        (out / name).unlink(missing_ok=True)
+    if is_scores(out / SCORES_FILE):
+        for name in {*earlier, *_DERIVED} - set(content["files"]):
+            (out / name).unlink(missing_ok=True)
+        if (out / "errors" / "data.js").is_file():
+            shutil.rmtree(out / "errors")
     write_json(out / SCORES_FILE, content)
     return content
 

@@ -26,7 +26,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, copied, replaced_folder
 from fanet_lightning.data.folder.parts import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
-from fanet_lightning.data.records import Inventory, LabelledImage
+from fanet_lightning.data.records import ATTRIBUTES, Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
 from fanet_lightning.data.wider_face import list_entry
 
@@ -38,13 +38,14 @@ IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", 
 @dataclass(frozen=True, eq=False)
 class ImageToWrite:
     """``source`` the image; ``stem`` its relative name without extension; ``size_wh`` pixels; ``boxes_xyxy`` (F, 4)
-    float64; ``ignored`` (F,) bool."""
+    float64; ``ignored`` (F,) bool; ``attributes`` (F, 6) WIDER's, or None."""
 
     source: Path
     stem: str
     size_wh: tuple[int, int]
     boxes_xyxy: npt.NDArray[np.float64]
     ignored: npt.NDArray[np.bool_]
+    attributes: npt.NDArray[np.int8] | None = None
 
     @property
     def name(self) -> str:
@@ -86,6 +87,9 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         to_write = {
             part: [replace(image, stem=f"{part}/{image.stem}") for image in own] for part, own in to_write.items()
         }
+    if to != "wider":
+        faces = [len(image.boxes_xyxy) for own in to_write.values() for image in own if image.attributes is not None]
+        lost["faces whose attributes (blur, pose …) are left out"] += sum(faces)
     if to == "yolo":
         to_write = {part: [_for_yolo(image, lost) for image in own] for part, own in to_write.items()}
 
@@ -154,7 +158,8 @@ def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
         kept = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
         lost["boxes without area left out"] += int((~kept).sum())
         boxes, ignored = image.boxes_xyxy[kept], image.ignored[kept]
-        found.append(ImageToWrite(image.path, image.image_id, size_wh, boxes, ignored))
+        attributes = None if image.attributes is None else image.attributes[kept]
+        found.append(ImageToWrite(image.path, image.image_id, size_wh, boxes, ignored, attributes))
     return found
 
 
@@ -219,8 +224,13 @@ def write_wider(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
     """``wider_face_split/wider_face_<part>_bbx_gt.txt``."""
     entries = []
     for image in images:
-        boxes = [(x1, y1, x2 - x1, y2 - y1, ignored) for (x1, y1, x2, y2), ignored in image.faces]
-        rows = [(*map(_text, xywh), 0, 0, 0, ignored, 0, 0) for *xywh, ignored in boxes]
+        given = image.attributes
+        attributes = np.zeros((len(image.boxes_xyxy), len(ATTRIBUTES)), np.int8) if given is None else given.copy()
+        attributes[:, ATTRIBUTES.index("invalid")] = image.ignored
+        rows = [
+            (*map(_text, (x1, y1, x2 - x1, y2 - y1)), *own)
+            for ((x1, y1, x2, y2), _), own in zip(image.faces, attributes.tolist(), strict=True)
+        ]
         entries.append(list_entry(image.name, rows))
     _write(out / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt", "".join(entries))
 
@@ -251,9 +261,8 @@ def main(argv: list[str]) -> int:
         print(f"{part}: {own['images']:,} images, {own['faces']:,} faces, {own['ignored']:,} ignored boxes")
     for what, count in record["lost"].items():
         print(f"{what}: {count:,}")
-    if source.name in ("wider_face", "synthetic"):
-        print("not carried over: blur, expression, illumination, occlusion and pose of the faces")
-    print(f"written: {out}; read it with data=folder data.root={out} data.format={record['to']}")
+    reading = f"data=folder data.root={out} data.format={record['to']}"
     if images == "none":
-        print("the images stay where they are: data.train.folder=DIR and data.val.folder=DIR name their folders")
+        reading += " data.train.folder=DIR data.val.folder=DIR, the folders of the images, which stay where they are"
+    print(f"written: {out}; read it with {reading}")
     return 0

@@ -15,6 +15,7 @@ WIDER-style lists: a name, a count and so many rows ``x y w h``, or ten columns 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -205,12 +206,12 @@ class YoloNames:
         return ("face" if number == 0 else f"{number:.0f}") if number >= 0 and number % 1 == 0 else None
 
 
-def read_names(root: Path) -> YoloNames:
-    """Of data.yaml in ``root``, or of classes.txt."""
+def read_names(root: Path, *label_folders: Path) -> YoloNames:
+    """Of data.yaml in ``root``, or of classes.txt there or among the labels, where LabelImg leaves it."""
     path = next((root / name for name in YAML_FILES if (root / name).is_file()), None)
     if path is None:
-        text = root / "classes.txt"
-        lines = read_text(text).splitlines() if text.is_file() else []
+        texts = filter(Path.is_file, (folder / "classes.txt" for folder in (root, *label_folders)))
+        lines = [line for text in islice(texts, 1) for line in read_text(text).splitlines()]
         return YoloNames({number: line.strip() for number, line in enumerate(lines) if line.strip()})
     try:
         content: dict[str, Any] = yaml.safe_load(read_text(path))
@@ -219,8 +220,8 @@ def read_names(root: Path) -> YoloNames:
         points, each = content.get("kpt_shape") or (None, 1)
         folders = {name: content[name] for own in PART_NAMES.values() for name in own if content.get(name)}
         for name, folder in folders.items():
-            if not isinstance(folder, str) or folder.endswith(".txt"):
-                raise ValueError(f"{name}: {folder} is not a directory; lists are data.{name}.images=LIST")
+            if not isinstance(folder, str):
+                raise ValueError(f"{name}: {folder} is not a directory")
             folders[name] = str(Path(str(content.get("path") or "."), folder))
         return YoloNames(named, None if points is None else int(points) * int(each), folders)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
@@ -230,12 +231,17 @@ def read_names(root: Path) -> YoloNames:
         ) from error
 
 
-def yolo_place(root: Path, part: str, folder: Path | None = None) -> Place | None:
-    """As :func:`wider_place`; the images are in ``folder`` if that is given."""
+def yolo_place(root: Path, part: str, folder: Path | None = None, *, listed: bool = False) -> Place | None:
+    """As :func:`wider_place`; the images are in ``folder`` if that is given. A list of images in data.yaml is an
+    InputError unless the part is ``listed`` otherwise."""
     folders = read_names(root).folders
     candidates = [root / "images", root] if part == "all" else []
     # Roboflow writes ../train/images of what is in train/images.
-    for steps in (Path(folders[name]).parts for name in PART_NAMES[part] if name in folders):
+    named = [folders[name] for name in PART_NAMES[part] if name in folders]
+    for text in named if not listed else ():
+        if text.endswith(".txt"):
+            raise InputError(f"{root}: {text} of data.yaml is a list of images; give data.{part}.images=LIST as well")
+    for steps in (Path(text).parts for text in named):
         candidates += [root.joinpath(*steps), root.joinpath(*(step for step in steps if step != ".."))]
     for name in PART_NAMES[part]:
         candidates += [root / "images" / name, root / name / "images", root / name]

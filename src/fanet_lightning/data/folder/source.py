@@ -86,7 +86,9 @@ class FolderSource:
     def check(self, train: bool = True) -> None:
         """Read all labels, look for every image, print remarks; a part without a single face is an InputError."""
         parts = {"train": self.train(), "val": self.val()} if train else {"val": self.val()}
-        remarks = [*self._remarks, *(f"{part}: {remark}" for part in parts for remark in self._parts[part].remarks)]
+        # Of a set that was divided both parts have the same.
+        first = {remark: part for part in reversed(parts) for remark in self._parts[part].remarks}
+        remarks = [*self._remarks, *(f"{part}: {remark}" for remark, part in first.items())]
         for part, records in parts.items():
             if not any(len(record.boxes_xyxy) for record in records):
                 why = "; ".join(self._parts[part].remarks) or "check data.format and the labels"
@@ -142,7 +144,7 @@ class FolderSource:
             if path is not None and not (path.is_dir() if key == "folder" else path.exists()):
                 raise InputError(f"data.{part}.{key}={path} is not there; give it relative to {self.root}")
         if format == "yolo":
-            place = formats.yolo_place(self.root, part, folder)
+            place = formats.yolo_place(self.root, part, folder, listed=given.get("images") is not None)
         else:
             place = PLACES[format](self.root, part) if labels is None else place_of(self.root, labels, part)
         if place is None and (labels or folder):
@@ -185,7 +187,7 @@ class FolderSource:
             chosen = replace(pile, images=[image for image in pile.images if image.image_id in ids])
         return {
             "train": replace(pile, images=[image for image in pile.images if image.image_id not in ids]),
-            "val": replace(chosen, part="val", unlabelled=[], remarks=[]),
+            "val": replace(chosen, part="val", unlabelled=[]),
         }
 
     def _read(self, place: Place) -> Inventory:
@@ -198,7 +200,8 @@ class FolderSource:
         if self.format == "voc":
             return formats.read_voc(place, self._wanted, self._origin)
         if self.format == "yolo":
-            return formats.read_yolo(place, formats.read_names(self.root), self._wanted, self._points)
+            names = formats.read_names(self.root, place.labels, place.labels.parent)
+            return formats.read_yolo(place, names, self._wanted, self._points)
         return formats.read_wider(place, self._wanted)
 
     def _strict(self, part: str) -> list[ImageRecord]:

@@ -16,7 +16,7 @@ const KINDS = {
 };
 const ERRORS = Object.keys(KINDS).filter((kind) => KINDS[kind].error);
 const SHOWN = [...ERRORS, "hit"];
-// The numbers of Kind in scoring/error_types.py.
+// The numbers of Kind in score/analysis/error_types.py.
 const ROW_KINDS = ["hit", "duplicate", "localisation", "background", "ignored"];
 
 const HEIGHTS = [
@@ -30,7 +30,7 @@ const PICTURES = RUN.pictures.map((own, number) => {
   const rows = own.rows.map(([x, y, w, h, score, kind, nearest, overlap], index) =>
     ({ x, y, w, h, index, score, kind: ROW_KINDS[kind], nearest: nearest < 0 ? null : faces[nearest], overlap }));
   const slash = own.id.indexOf("/");
-  return { ...own, number, faces, rows, event: own.id.slice(0, slash), name: own.id.slice(slash + 1) };
+  return { ...own, number, faces, rows, event: own.id.slice(0, Math.max(slash, 0)), name: own.id.slice(slash + 1) };
 });
 
 const FILTERS = [

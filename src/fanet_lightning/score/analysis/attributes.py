@@ -99,7 +99,7 @@ def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Gr
             labels = np.concatenate([np.zeros(0, np.int8), *ground_truth.attributes[attribute]])
             for label, name in enumerate(ATTRIBUTE_VALUES[attribute]):
                 groups.append(Group(attribute, name, counted & (labels == label)))
-    events = np.array([image_id.partition("/")[0] for image_id in ground_truth.image_ids])
+    events = np.array([image_id.rpartition("/")[0].partition("/")[0] for image_id in ground_truth.image_ids])
     distinct = sorted(set(events.tolist()), key=_by_number)
     for event in distinct if len(distinct) > 1 else ():
         images = events == event

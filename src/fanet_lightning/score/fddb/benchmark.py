@@ -54,7 +54,7 @@ MEASURES = ("discrete", "continuous")
 # Setting → most false positives; the rate at the end of the curve has them all.
 SETTINGS: Mapping[str, float] = {**{str(limit): limit for limit in LIMITS}, "max": float("inf")}
 
-_NO_DETECTIONS = re.compile(r"ROC|ellipseList", re.IGNORECASE)
+_NO_DETECTIONS = re.compile(r"(Disc|Cont)ROC\.txt$|ellipseList", re.IGNORECASE)
 _WRITTEN = re.compile(r"fold-\d\d-out\.txt")
 
 
