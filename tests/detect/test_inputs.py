@@ -25,8 +25,8 @@ def names(sources: Sources) -> list[str]:
     return [item.name for item in sources.images]
 
 
-def find(*parts: object, out: Path | None = None) -> Sources:
-    return find_sources([str(part) for part in parts], out)
+def find(*parts: object) -> Sources:
+    return find_sources([str(part) for part in parts])
 
 
 def test_a_folder_is_searched_with_its_sub_folders_in_order_of_names(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: 
     (tmp_path / "in/x.jpg.txt").write_text("1")
     assert names(find(tmp_path / "in/*.jpg")) == ["a.jpg", "b.jpg"]
     assert names(find(tmp_path / "in/**/*.jpg")) == ["a.jpg", "b.jpg", "c/d.jpg"]
-    assert names(find(tmp_path / "in/*")) == ["a.jpg", "b.jpg", "e.png"]
+    assert names(find(tmp_path / "in/*")) == ["a.jpg", "b.jpg", "c/d.jpg", "e.png"]
     monkeypatch.chdir(tmp_path)
     assert names(find("i?/[ab].jpg")) == ["in/a.jpg", "in/b.jpg"]
     # A file of exactly this name is no pattern.
@@ -94,24 +94,20 @@ def test_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, part
 
 
 def test_results_are_no_inputs(tmp_path: Path) -> None:
-    for folder in ("a", "p/faces", "new"):
+    for folder in ("a", "p/faces"):
         image(tmp_path / folder / "images/sub/x.jpg")
         image(tmp_path / folder / "crops/y.jpg")
         image(tmp_path / folder / "in.jpg")
-        if folder != "new":
-            (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
+        (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
     image(tmp_path / "images/mine.jpg")
-    (tmp_path / "linked").symlink_to("new/images")
     image(tmp_path / "other/images/z.jpg")
     (tmp_path / "other/done.jsonl").write_text('{"task": "of another program"}\n')
-    expected = ["a/in.jpg", "images/mine.jpg", "new/in.jpg", "other/images/z.jpg", "p/faces/in.jpg"]
-    # Of earlier runs, and of this one before it has begun.
-    for source in (tmp_path, f"{tmp_path}/**/*.jpg"):
-        assert names(find(source, out=tmp_path / "new")) == expected
-    assert "linked/sub/x.jpg" in names(find(tmp_path, out=tmp_path / "a"))
+    expected = ["a/in.jpg", "images/mine.jpg", "other/images/z.jpg", "p/faces/in.jpg"]
+    for source in (tmp_path, f"{tmp_path}/**/*.jpg", f"{tmp_path}/*"):
+        assert names(find(source)) == expected
     # Whoever names a folder of results means it.
     for source in (tmp_path / "a/images", f"{tmp_path}/a/images/**/*.jpg"):
-        assert names(find(source, out=tmp_path / "a")) == ["sub/x.jpg"]
+        assert names(find(source)) == ["sub/x.jpg"]
     (tmp_path / "a/in.jpg").unlink()
     for source in (tmp_path / "a", f"{tmp_path}/a/*/*.jpg"):
         with pytest.raises(InputError, match="no image in it"):
@@ -140,12 +136,12 @@ def test_what_a_file_without_a_telling_suffix_is(tmp_path: Path) -> None:
 
 
 def test_addresses_streams_and_cameras() -> None:
-    found = find("http://h.org/p/a%20b.jpg?x=1", "https://h.org/clip.mp4", "rtsp://me:secret@cam.local/live", "0")
+    found = find("http://h.org/p/a%20b.jpg?x=1", "https://h.org/clip.mp4", "rtsp://me:s@cret@cam.local/live", "0")
     assert names(found) == ["a b.jpg"]
     clip, stream, camera = found.videos
     assert clip.location == "https://h.org/clip.mp4" and clip.stem == "clip"
-    assert stream.text == "rtsp://***@cam.local/live" and "secret" not in stream.name
-    assert stream.location == "rtsp://me:secret@cam.local/live"
+    assert stream.text == "rtsp://***@cam.local/live" and "cret" not in stream.text + stream.name
+    assert stream.location == "rtsp://me:s@cret@cam.local/live"
     assert camera.location == 0 and camera.text == "camera 0" and camera.name.startswith("camera_0_")
     assert names(find("https://h.org/a:b*c.jpg", "https://h.org/")) == ["a_b_c.jpg", "h.org"]
     assert len(find(f"https://h.org/{'long' * 90}.jpg").images[0].name) == 100
@@ -159,6 +155,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     for source, message in {
         "holiday.jpg/x": "no such file or folder; give", "empty": "empty: no image in it; give",
         "nothing.txt": "no image in it", "binary.txt": "not a text file", "ftp://h.org/a.jpg": "ftp:// is not read",
+        "http://[abc/x.jpg": "look at the address",
     }.items():  # fmt: skip
         with pytest.raises(InputError, match=message):
             find(source if "://" in source else tmp_path / source)

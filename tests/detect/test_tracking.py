@@ -145,10 +145,14 @@ def lines() -> list[dict[str, Any]]:
     return lines_of("o/frames/clip.jsonl")
 
 
-def test_a_face_stays_redacted_through_a_gap(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_face_stays_redacted_through_a_gap(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = frames_of(clip)
     found = [faces(*([(bar_xyxy(k), 0.9)] if not 6 <= k < 12 else NOBODY)) for k in range(24)]
+    found[3] = faces((bar_xyxy(3), 0.9), ([80, 0, 90, 10], 0.2))
     assert detect(["track=true", "redact=pixelate"], monkeypatch, found) == 0
+    assert "that were left: 1;" in capsys.readouterr().out
     for k, (line, old, new) in enumerate(zip(lines(), before, frames_of(Path("o/videos/clip.mp4")), strict=True)):
         assert line["frame"] == k and line["track_id"] == [1] and line["filled"] == [6 <= k < 12]
         np.testing.assert_allclose(line["boxes_xyxy"], [bar_xyxy(k)], atol=1e-4)

@@ -75,17 +75,15 @@ def test_sizes_that_coco_states(tmp_path: Path) -> None:
 def test_images_that_differ_in_the_ending_alone_keep_their_own_boxes(tmp_path: Path) -> None:
     root = tmp_path / "own"
     for part in ("train", "val"):
-        for seed, name in enumerate((f"{part}.jpg", f"{part}.png")):
-            save(root / part / name, scene(seed + 10 * (part == "val")))
-        rows = f"{part}.jpg\n1\n10 10 30 40\n{part}.png\n1\n50 10 20 30\n"
-        (root / f"{part}.txt").write_text(rows)
+        for seed, ending in enumerate(("jpg", "png")):
+            save(root / part / f"{part}.{ending}", scene(seed + 10 * len(part)))
+        (root / f"{part}.txt").write_text(f"{part}.jpg\n1\n10 10 30 40\n{part}.png\n1\n50 10 20 30\n")
     with pytest.raises(InputError, match=r"train\.jpg and train\.png differ"):
         FolderSource(root, "wider").check()
-    words = [f"data.root={root}", "data.format=wider", f"out={tmp_path / 'out'}", "fix=true"]
-    main(["data=folder", *words, *QUICK])
+    main(["data=folder", f"data.root={root}", "data.format=wider", f"out={tmp_path / 'out'}", "fix=true", *QUICK])
     source = FolderSource(tmp_path / "out/cleaned", "wider")
-    boxes = {record.image_id: record.boxes_xyxy.tolist() for record in source.train()}
-    assert boxes == {"train": [[10, 10, 40, 50]], "train_png": [[50, 10, 70, 40]]}
+    boxes = {record.image_id: record.boxes_xyxy[0].tolist() for record in source.train()}
+    assert boxes == {"train": [10, 10, 40, 50], "train_png": [50, 10, 70, 40]}
     assert "image renamed" in (tmp_path / "out/cleaned/changes.csv").read_text()
 
 

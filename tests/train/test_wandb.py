@@ -228,12 +228,8 @@ def test_a_training_outlives_what_fails_inside_wandb(
 
 
 def test_a_training_outlives_an_image_that_has_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage: Any = SimpleNamespace(
-        sanity_checking=False, is_global_zero=True, global_step=40, curves={}, detections={},
-        datamodule=SimpleNamespace(val_records=[ImageRecord("a", Path("not/there.jpg"))]),
-    )  # fmt: skip
     built = build(tmp_path)
-    WandbValidation(built, 1).on_validation_end(stage, stage)
+    logged(ImageRecord("a", Path("not/there.jpg")), {}, 1, built)
     assert built.is_lost and capsys.readouterr().err.startswith("warning: W&B has failed (")
     built.finish(0)
     build(tmp_path / "second").finish(0)
@@ -301,17 +297,15 @@ def test_the_workspace_is_one_that_wandb_takes() -> None:
     assert [len(section["panels"]) for section in sections] == [len(several) for several in panels.values()]
 
 
-def logged(record: ImageRecord, detections: dict[str, Detections], images: int) -> dict[str, Any]:
-    """The row of one validation."""
+def logged(record: ImageRecord, detections: dict[str, Detections], images: int, run: Any = None) -> Any:
+    """The row of one validation, unless a run is given that takes it."""
     stage: Any = SimpleNamespace(
         sanity_checking=False, is_global_zero=True, global_step=40, curves={}, detections=detections,
         datamodule=SimpleNamespace(val_records=[record]),
     )  # fmt: skip
-    rows: list[dict[str, Any]] = []
-    run = SimpleNamespace(log=lambda row: rows.append(row()))
-    WandbValidation(run, images).on_validation_end(stage, stage)  # type: ignore[arg-type]
-    (row,) = rows
-    return row
+    rows: list[Any] = []
+    WandbValidation(run or SimpleNamespace(log=lambda row: rows.append(row())), images).on_validation_end(stage, stage)
+    return rows[0] if rows else None
 
 
 def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path) -> None:

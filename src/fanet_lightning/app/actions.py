@@ -209,7 +209,7 @@ class Actions:
             yield None, problem(str(error).replace(path, name)), None
             return
         content = {
-            "model": self.settings.model_name, "threshold": round(threshold, 4), "protocol": protocol, "film": name,
+            "model": self.settings.model_name, "threshold": round(threshold, 4), "protocol": protocol, "video": name,
             "box_format": f"{BOX_FORMAT} frame", "cut": bool(notes), "frames": frames,
         }  # fmt: skip
         notes += [note.replace(path, name) for note in (*filter(None, [reader.broken]), *writer.notes)]

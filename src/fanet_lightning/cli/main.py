@@ -31,7 +31,7 @@ VERBS = {
     "reproduce": "a finished run again, compared to the last bit",
     "report": "table and figures of trained runs",
     "plot": "curves of scored folders in one figure",
-    "export": "a model to ONNX, TorchScript or torch.export",
+    "export": "a model to ONNX, OpenVINO, TorchScript or torch.export",
     "package": "a checkpoint to a model's folder that can be given away",
     "doctor": "what is wrong with a data set",
     "convert": "labels and images to another format",
@@ -106,7 +106,7 @@ def _verb(argv: list[str]) -> int:
 def report_error(error: Exception) -> int:
     """Print what a person can fix as one line on stderr, and return the exit code; anything else is raised again."""
     text = str(error)
-    if any(sign in text for sign in SHARED_MEMORY_ERRORS):
+    if not isinstance(error, InputError) and any(sign in text for sign in SHARED_MEMORY_ERRORS):
         text = "the worker processes ran out of shared memory (/dev/shm); give workers=0, or docker run --shm-size=2g"
     elif isinstance(error, OSError) and error.strerror:  # a file that cannot be read, a full disk
         text = ": ".join(str(part) for part in (error.filename, error.strerror) if part)

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     check(options["resume"] in ("auto", False), f"resume={options['resume']}: take auto or false (start over)")
     out = Path(str(options["out"])) if options["out"] else Path("outputs/detect") / default_name(parts)
     check_writable(out)
-    sources = find_sources(parts, out)
+    sources = find_sources(parts)
     if options["track"] and not sources.videos:
         print("track=true: there is no video among the sources", file=sys.stderr)
     # What follows takes seconds to be imported; mistakes in the words above have been told by now.

@@ -421,7 +421,8 @@ def open_detector(
         return FaceDetector.from_pretrained(checkpoint, device=device, precision=precision, detection=detection)
     detector = FaceDetector.from_onnx(checkpoint, device=device)
     refused = [] if precision == "auto" else [f"precision={precision}"]
+    given = {key: value for key, value in (detection or {}).items() if value is not None}
     refused += [f"detection.{key}={value} (it is {detector.detection[key]})"
-                for key, value in (detection or {}).items() if value != detector.detection[key]]  # fmt: skip
+                for key, value in given.items() if value != detector.detection[key]]  # fmt: skip
     check(not refused, f"{', '.join(refused)}: {checkpoint} has its own; leave it out, or export again with it")
     return detector

@@ -90,7 +90,7 @@ class Sources:
 
 def without_passwords(source: str | Path) -> str:
     """Addresses, also within a text, without the name and password that those of cameras tend to hold."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", str(source))
+    return re.sub(r"(?<=://)[^/\s]+@", "***@", str(source))
 
 
 def split_source(text: str) -> list[str]:
@@ -112,7 +112,7 @@ def _exists(text: str) -> bool:
 
 
 def _location(part: str) -> Path | str | int:
-    if part.isdecimal() and len(part) < 4:
+    if part.isdecimal() and len(part) < 4 and not _exists(part):
         return int(part)
     return part if "://" in part else Path(part).expanduser()
 
@@ -131,15 +131,11 @@ def default_name(parts: Sequence[str]) -> str:
     return name if len(parts) == 1 else f"{name}_and_{len(parts) - 1}_more"
 
 
-def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
+def find_sources(parts: Sequence[str]) -> Sources:
     """All inputs that the sources stand for.
 
-    Args:
-        parts: of :func:`split_source`.
-        out: the folder of the results: what was written there earlier is no input of a folder or pattern around it.
-
-    Raises:
-        InputError: a source that does not exist or is of no known kind, a list that cannot be read, or nothing found.
+    ``parts``: of :func:`split_source`. What detect has written is no input of a folder or pattern around it.
+    InputError: a source that does not exist or is of no known kind, a list that cannot be read, or nothing found.
     """
     found: dict[str, Item] = {}  # by place
     failed: dict[str, str] = {}
@@ -149,7 +145,7 @@ def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
         is_folder = isinstance(location, Path) and _exists(part) and location.is_dir()
         if isinstance(location, Path) and (is_folder or (glob.has_magic(part) and not _exists(part))):
             folder = location if is_folder else _fixed_part(location)
-            names = _walk(folder, out, failed) if is_folder else _matches(folder, location, out)
+            names = _walk(folder, failed) if is_folder else _matches(folder, location, failed)
             wanted = (name for name in sorted(names) if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
             items = (Item(folder / name, name, is_video=_suffix(name) in VIDEO_SUFFIXES) for name in wanted)
         else:
@@ -171,13 +167,17 @@ def _stated(text: str, location: Path | str | int) -> Iterator[Item]:
     if isinstance(location, int):
         yield Item(location, f"camera_{location}_{now}", is_video=True)
     elif isinstance(location, str):
-        scheme, name = urlsplit(location).scheme.lower(), _name_of_url(location)
+        try:
+            scheme, name = urlsplit(location).scheme.lower(), _name_of_url(location)
+        except ValueError as error:
+            raise InputError(f"source={without_passwords(location)}: {error}; look at the address") from error
         if scheme in STREAM_SCHEMES:
             yield Item(location, f"{name}_{now}", is_video=True)
         elif scheme in ("http", "https"):
-            yield Item(location, name, is_video=_suffix(name) in VIDEO_SUFFIXES | {".m3u8"})
+            yield Item(location, name, is_video=_suffix(name) in VIDEO_SUFFIXES)
         else:
-            raise InputError(f"source={location}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
+            shown = without_passwords(location)
+            raise InputError(f"source={shown}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
     elif not _exists(text):
         raise InputError(f"source={text}: there is no such file or folder; {_ADVICE}")
     elif location.suffix.lower() in _LIST_SUFFIXES:
@@ -208,7 +208,7 @@ def _of_file(path: Path, name: str) -> Item:
     return Item(path, name, is_video=is_video)
 
 
-def _walk(folder: Path, out: Path | None, failed: dict[str, str]) -> Iterator[str]:
+def _walk(folder: Path, failed: dict[str, str]) -> Iterator[str]:
     """Names of all files below a folder, also behind links; hidden ones and results are left out."""
 
     def fail(error: OSError) -> None:
@@ -219,31 +219,30 @@ def _walk(folder: Path, out: Path | None, failed: dict[str, str]) -> Iterator[st
         here, kept = Path(root), []
         for name in sorted(folders):
             place = os.path.realpath(here / name)
-            if not name.startswith(".") and place not in seen and not _is_results(here / name, out):
+            if not name.startswith(".") and place not in seen and not _is_results(here / name):
                 kept.append(name)
                 seen.add(place)  # once, however many links lead there
         folders[:] = kept
         yield from ((here / name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
 
 
-def _matches(folder: Path, pattern: Path, out: Path | None) -> Iterator[str]:
-    """Names of the files in a folder that match a pattern, as in a shell; results are left out."""
+def _matches(folder: Path, pattern: Path, failed: dict[str, str]) -> Iterator[str]:
+    """Names of the files in a folder that match a pattern, and of those in matching folders; results are left out."""
     wanted = str(Path(*pattern.parts[len(folder.parts) :]))
     found = glob.glob(wanted, root_dir=folder, recursive=True)  # noqa: PTH207  # without hidden ones
     check(found, f"source={pattern}: no file matches; {_ADVICE}")
     for name in found:
-        parents = [folder / parent for parent in PurePosixPath(name).parents if parent.name]
-        if not (folder / name).is_dir() and not any(_is_results(parent, out) for parent in parents):
-            yield name
+        parents = [folder / parent for parent in (PurePosixPath(name), *PurePosixPath(name).parents) if parent.name]
+        if not any(map(_is_results, parents)):
+            is_folder = (folder / name).is_dir()
+            yield from (f"{name}/{own}" for own in _walk(folder / name, failed)) if is_folder else (name,)
 
 
-def _is_results(folder: Path, out: Path | None) -> bool:
-    """Whether a run of detect has written a folder, or this one will, into ``out``."""
+def _is_results(folder: Path) -> bool:
+    """Whether a run of detect has written a folder."""
     folder = folder.resolve()
     if folder.name not in RESULT_FOLDERS:
         return False
-    if out is not None and folder.parent == out.resolve():
-        return True
     with contextlib.suppress(OSError), (folder.parent / JOURNAL_FILE).open("rb") as journal:
         return b'"redact"' in journal.readline(10_000)  # the settings; another program's file has others
     return False
@@ -257,8 +256,14 @@ def _named(found: Sequence[Item]) -> list[Item]:
     unique = [_free(x.name.removesuffix(suffix), suffix, names) for x, suffix in zip(found, suffixes, strict=True)]
     shared = Counter(_stem(name).casefold() for name in unique)
     wanted = [name if shared[_stem(name).casefold()] > 1 else _stem(name) for name in unique]
-    return [replace(item, name=name, stem=_free(stem, "", stems))
-            for item, name, stem in zip(found, unique, wanted, strict=True)]  # fmt: skip
+    named = []
+    for item, name, stem in zip(found, unique, wanted, strict=True):
+        # A name without a suffix of ours gets one where it is written.
+        added = "" if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4" if item.is_video else ".jpg"
+        own = _free(stem, added, stems).removesuffix(added)
+        stems.add(own.casefold())
+        named.append(replace(item, name=name, stem=own))
+    return named
 
 
 def _stem(name: str) -> str:

@@ -128,7 +128,7 @@ def _image_name(item: Item) -> str:
     """Under which the image is saved: its own format where that can be written, else JPEG or PNG."""
     suffix = PurePosixPath(item.name).suffix
     kept = suffix if suffix.lower() in _FORMATS else ".png" if suffix.lower() in _TO_PNG else ".jpg"
-    return item.stem if item.stem.endswith(kept) else item.stem + kept
+    return item.stem if item.stem == item.name and item.stem.endswith(kept) else item.stem + kept
 
 
 def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
@@ -142,7 +142,10 @@ def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
             file = io.BytesIO()
             Image.fromarray(image_rgb).save(file, kind, icc_profile=profile, **options)
             return file.getvalue()
-        return cv2.imencode(suffix.lower(), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+        done, coded = cv2.imencode(suffix.lower(), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), flags)
+        if not done:  # since OpenCV 5; before, it raised
+            raise ValueError("OpenCV cannot write it")
+        return coded.tobytes()
     except (OSError, ValueError, cv2.error) as error:
         size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]} pixels"
         raise InputError(f"an image of {size} is too large for {suffix}; leave images out of save") from error
@@ -258,7 +261,7 @@ def write_json(
         if entry.get("video"):
             # Texts and crops of its frames may be a hundred thousand files.
             files = [name for name in entry["files"] if name.startswith((f"{VIDEOS}/", f"{FRAMES}/"))]
-            left_out = ("state", "film", "video")
+            left_out = ("state", "of_video", "video")
             videos.append({**{key: value for key, value in entry.items() if key not in left_out}, "files": files})
             continue
         images.append({

@@ -5,24 +5,26 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+import torch
 from rich import progress
 from rich.console import Console
 
 from fanet_lightning.cli.errors import InputError, check, counted
-from fanet_lightning.cli.files import replaced
+from fanet_lightning.cli.files import check_names_free, replaced
 from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Sources, load
+from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Sources, load
 from fanet_lightning.detect.outputs import (
     FRAMES,
+    JSON_FILE,
     UNFINISHED,
     VIDEOS,
     FoundImage,
@@ -84,7 +86,7 @@ class Run:
 
     Attributes:
         failed: inputs without results, and ``broken``: videos that ended early, with the reason.
-        left: boxes of this run's images that were not redacted.
+        left: boxes of this run's images and frames that were not selected.
         interrupted: by Ctrl-C; what was done is kept.
     """
 
@@ -108,7 +110,7 @@ class Run:
         self.left = 0
         self.interrupted = False
         self.speed = ""
-        # What a video's entry in the journal must have to count as done: under "film", as earlier runs wrote it.
+        # What a video's entry in the journal must have to count as done.
         self.of_video = {"every": self.every, "max_frames": self.max_frames, "track": self.track}
 
     def __call__(self) -> None:
@@ -132,7 +134,9 @@ class Run:
         with locked(out, "run of detect"), Results(out, depends_on, items, resume=self.resume) as self.results:
             shutil.rmtree(out / UNFINISHED, ignore_errors=True)
             images = [item for item in sources.images if not self.results.is_done(item)]
-            videos = [x for x in sources.videos if not (x.state and self.results.is_done(x, {"film": self.of_video}))]
+            videos = [
+                x for x in sources.videos if not (x.state and self.results.is_done(x, {"of_video": self.of_video}))
+            ]
             todo = [*images, *videos]
             print(self._opening(len(items), len(items) - len(todo)), flush=True)
             for reason in sources.failed.values():
@@ -165,6 +169,8 @@ class Run:
         inside = around.intersection((self.out / folder).resolve() for folder in RESULT_FOLDERS)
         where = ", ".join(map(str, inside))
         check(not inside, f"out={self.out}: results are written into {where}, which contains inputs; give another out")
+        if not (self.out / JOURNAL_FILE).is_file():
+            check_names_free(self.out, (*RESULT_FOLDERS, JSON_FILE), "a run of detect")
 
     def _opening(self, count: int, done: int) -> str:
         kinds = {"image": len(self.sources.images), "video": len(self.sources.videos)}
@@ -254,7 +260,7 @@ class Run:
                 self.broken[item.name] = entry["broken"]
         # A broken or interrupted one starts over the next time.
         is_whole = not (entry["broken"] or self.interrupted)
-        self.results.add(item, {**entry, "film": self.of_video if is_whole else None})
+        self.results.add(item, {**entry, "of_video": self.of_video if is_whole else None})
 
     def _detect_frames(self, item: Item, bar: Progress) -> dict[str, Any]:
         """Write a video with the faces of its frames, and a line of JSON for each; what the journal shall say of it.
@@ -264,7 +270,9 @@ class Run:
         """
         suffix = PurePosixPath(item.name).suffix.lower()
         suffix = suffix if suffix in CONTAINERS else ".mp4"
-        video_name = f"{VIDEOS}/{item.stem}" + ("" if item.stem.lower().endswith(suffix) else suffix)
+        video_name = f"{VIDEOS}/{item.stem}" + (
+            "" if item.stem == item.name and item.stem.lower().endswith(suffix) else suffix
+        )
         lines_name = f"{FRAMES}/{item.stem}.jsonl"
         frames = faces = 0
         identities: set[int] = set()
@@ -287,10 +295,14 @@ class Run:
                 behind = in_threads(
                     self._found_in(reader), write, threads=1, most=FRAMES_BEHIND, name="write-frames", finish=True
                 )
+                stack.enter_context(closing(behind))  # before the writer is
                 for (_, in_frame), writing in behind:
                     files += writing.result()
                     frames, faces = frames + 1, faces + len(in_frame.detections)
                     identities.update(in_frame.track_id or ())
+                    if in_frame.filled is not None:
+                        looked_at = ~torch.tensor(in_frame.filled, dtype=torch.bool)
+                        self.left -= len(in_frame.detections[looked_at].above(FAINT))
                     bar.step()
             except KeyboardInterrupt:
                 self.interrupted = True
@@ -313,8 +325,14 @@ class Run:
             return ((frame, FrameFaces(self._faces(frame.image_rgb))) for frame in chosen)
         assert isinstance(self.look.threshold, float | int)
         select = Selection(min(LOW_SCORE, self.look.threshold), self.look.min_face, self.look.max_faces)
+
+        def faces_of(image_rgb: Image8) -> Detections:
+            boxes = self._boxes(image_rgb)
+            self.left += len(boxes.above(FAINT))  # what is followed is taken off as it is written
+            return select(boxes)
+
         looked_at = (
-            (frame, select(self._boxes(frame.image_rgb)) if frame.index % self.every == 0 else None)
+            (frame, faces_of(frame.image_rgb) if frame.index % self.every == 0 else None)
             for frame in islice(frames, self.max_frames)
         )
         return tracked(looked_at, self.look.threshold, self.every)

@@ -223,8 +223,8 @@ class StreamSettings:
         """Every image with its faces, or with what is wrong with it, in the images' order; memory is bounded.
 
         Images are read in other threads. Those of one size that follow each other go through the network together, at
-        most ``batch_size`` with ``batch_pixels`` in all; where that is one, its faces come out before the next image is
-        waited for.
+        most ``batch_size`` with ``batch_pixels`` in all. Where that is one, its faces come out before the next goes
+        through; up to twice :data:`READERS` images are asked for ahead.
         """
         alike: list[tuple[Any, ScaledImage]] = []
 

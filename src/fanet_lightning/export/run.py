@@ -113,8 +113,9 @@ def export(
     needed = "dtype=int8 needs calibration=FOLDER: images that set the range of the 8 bits"
     check(dtype != "int8" or calibration, needed)
     check(not is_onnx or opset in OPSETS, f"opset={opset}; give {OPSETS[0]} … {OPSETS[-1]}")
-    is_xml = form != "openvino" or out is None or out.suffix.lower() == ".xml"
-    check(is_xml, f"out={out}: an OpenVINO file ends in .xml; its weights go into the .bin next to it")
+    check(calibration is None or dtype == "int8", f"calibration={calibration} is for dtype=int8; leave it out")
+    fits = not is_onnx or out is None or out.suffix.lower() == FORMATS[form][0]
+    check(fits, f"out={out}: format={form} writes a file that ends in {FORMATS[form][0]}")
     for package in ("onnx", "onnxruntime", "onnxscript") if is_onnx else ():
         import_extra(package, f"format={form}", "openvino" if form == "openvino" else "export")
     if form == "openvino":

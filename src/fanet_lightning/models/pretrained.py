@@ -134,9 +134,12 @@ def is_export(checkpoint: Path | str) -> bool:
 
 
 def name_of(checkpoint: Path) -> str:
-    """A model folder's name; of a checkpoint that of its run's folder; an exported file's own, without its ending."""
+    """A model folder's name, on the hub its repository's; of a run's checkpoint that of the run's folder; of any other
+    file its own, without its ending."""
     path = checkpoint.resolve()
-    return path.name if path.is_dir() else (not is_export(path) and path.parent.parent.name) or path.stem
+    if path.parent.name == "snapshots":  # of the hub's cache: models--organisation--name/snapshots/revision
+        return path.parent.parent.name.rpartition("--")[2]
+    return path.name if path.is_dir() else path.parents[1].name if path.parent.name == "checkpoints" else path.stem
 
 
 def _fetched(name: str) -> Path:
