@@ -3,13 +3,13 @@
     python benchmarks/assignment.py
     python benchmarks/assignment.py --device cuda
 
-ours   ``fanet_lightning.ops.assigners`` and ``simota``: all images at once, windows of cells around the faces.
+ours   ``fanet_lightning.ops.assigners``: all images at once, windows of cells around the faces.
 dense  as training code commonly has them: per image, every face against every anchor. ATSS sorts all distances per map;
        SimOTA compares all predicted boxes with all faces among the anchors near any face, takes k in a Python loop over
        the faces (YOLOX), and lets a pair outside of a face's own center region cost 1e6 more.
 Both run in this process on the same faces; passes alternate. The table shows the median, the fastest pass, and the
 ratio of medians. "agree" is the share of positives (of either side) to which both give the same face; SimOTA's rules
-differ where faces are crowded, see ``simota.py``.
+differ where faces are crowded, see ``assign_simota``.
 
 The second table is the whole loss, forward and backward, with three hierarchies; its ratio is to the paper's loss.
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The list of docs/gpu-runs.md on a machine with an accelerator, most valuable first; one log per item under OUT.
 #   scripts/gpu_run.sh OUT [WIDER_FACE_FOLDER TRAIN_LIST VAL_LIST [MINUTES]]
-# A failed item does not stop the next one. Without the folder the two trainings are left out.
+# A failed item does not stop the next one. Without the folder items 4, 5, 5b, 6b and 7 are left out.
 set -u
 out=${1:?give a folder for the logs}
 root=${2:-} train_list=${3:-} val_list=${4:-} minutes=${5:-8}
