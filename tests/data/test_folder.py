@@ -80,7 +80,8 @@ def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(by_id(FolderSource(tmp_path, "yolo", classes=[3]).train())["party/a"].boxes_xyxy) == 1
     (tmp_path / "labels" / "train" / "classes.txt").write_text("person\n\n\nface\n")  # where LabelImg leaves it
     assert "person (" in refusal(tmp_path, "yolo")
-    assert len(by_id(FolderSource(tmp_path, "yolo", classes=["face"]).train())["party/a"].boxes_xyxy) == 1
+    source = FolderSource(tmp_path, "yolo", classes=["face"])
+    assert len(by_id(source.train())["party/a"].boxes_xyxy) == 1 and not len(source.val()[0].boxes_xyxy)
 
 
 LABELS = {

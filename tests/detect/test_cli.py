@@ -311,11 +311,11 @@ def test_several_sources_in_one_folder(photos: Path) -> None:
 
 
 def test_no_result_takes_the_place_of_another_or_of_an_original(photos: Path) -> None:
-    names = ("d.jpg", "d.jpg.jpg", "e", "e.jpg")
+    names = ("d.jpg", "d.jpg.jpg", "e.jpg", "e_2.jpg", "e")
     for name in names:
         Image.new("RGB", (64, 64)).save(name, "JPEG")
     assert main([f"source={','.join(names)}", "out=o", "save=images"]) == 0
-    assert len(list(Path("o/images").iterdir())) == 4
+    assert len(list(Path("o/images").iterdir())) == 5
     (photos / "sub").rename(photos / "images")  # a person's own
     for source, message in (("photos", "contains inputs"), ("d.jpg", "images is there and not of")):
         with pytest.raises(InputError, match=message):

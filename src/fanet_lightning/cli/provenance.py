@@ -139,7 +139,7 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
     circumstances = tuple(f"{key}." for key in CIRCUMSTANCES)
     keys = [key for key in dict.fromkeys([*a, *b]) if not f"{key}.".startswith(circumstances)]
     if "callbacks" in first and "callbacks" in second:
-        own = [key for key in dict.fromkeys([*a, *b]) if key.startswith(TRAINING_CALLBACKS)]
+        own = [key for key in dict.fromkeys([*a, *b]) if ".".join(key.split(".")[:2]) in TRAINING_CALLBACKS]
         keys += [key for key in own if not key.endswith("._target_")]  # classes have had other places
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 

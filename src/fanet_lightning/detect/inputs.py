@@ -145,7 +145,7 @@ def find_sources(parts: Sequence[str]) -> Sources:
         is_folder = isinstance(location, Path) and _exists(part) and location.is_dir()
         if isinstance(location, Path) and (is_folder or (glob.has_magic(part) and not _exists(part))):
             folder = location if is_folder else _fixed_part(location)
-            names = _walk(folder, failed) if is_folder else _matches(folder, location, failed)
+            names = _walk(folder, failed, folder) if is_folder else _matches(folder, location, failed)
             wanted = (name for name in sorted(names) if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
             items = (Item(folder / name, name, is_video=_suffix(name) in VIDEO_SUFFIXES) for name in wanted)
         else:
@@ -208,11 +208,11 @@ def _of_file(path: Path, name: str) -> Item:
     return Item(path, name, is_video=is_video)
 
 
-def _walk(folder: Path, failed: dict[str, str]) -> Iterator[str]:
-    """Names of all files below a folder, also behind links; hidden ones and results are left out."""
+def _walk(folder: Path, failed: dict[str, str], base: Path) -> Iterator[str]:
+    """Names in ``base`` of all files below a folder, also behind links; hidden ones and results are left out."""
 
     def fail(error: OSError) -> None:
-        failed[os.path.relpath(error.filename, folder)] = f"{error.filename} cannot be read ({error.strerror})"
+        failed[os.path.relpath(error.filename, base)] = f"{error.filename} cannot be read ({error.strerror})"
 
     seen = {os.path.realpath(folder)}
     for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
@@ -223,7 +223,7 @@ def _walk(folder: Path, failed: dict[str, str]) -> Iterator[str]:
                 kept.append(name)
                 seen.add(place)  # once, however many links lead there
         folders[:] = kept
-        yield from ((here / name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
+        yield from ((here / name).relative_to(base).as_posix() for name in names if not name.startswith("."))
 
 
 def _matches(folder: Path, pattern: Path, failed: dict[str, str]) -> Iterator[str]:
@@ -234,8 +234,7 @@ def _matches(folder: Path, pattern: Path, failed: dict[str, str]) -> Iterator[st
     for name in found:
         parents = [folder / parent for parent in (PurePosixPath(name), *PurePosixPath(name).parents) if parent.name]
         if not any(map(_is_results, parents)):
-            is_folder = (folder / name).is_dir()
-            yield from (f"{name}/{own}" for own in _walk(folder / name, failed)) if is_folder else (name,)
+            yield from _walk(folder / name, failed, folder) if (folder / name).is_dir() else (name,)
 
 
 def _is_results(folder: Path) -> bool:
@@ -260,8 +259,11 @@ def _named(found: Sequence[Item]) -> list[Item]:
     for item, name, stem in zip(found, unique, wanted, strict=True):
         # A name without a suffix of ours gets one where it is written.
         added = "" if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4" if item.is_video else ".jpg"
-        own = _free(stem, added, stems).removesuffix(added)
-        stems.add(own.casefold())
+        own, number = stem, 1
+        while stems & {own.casefold(), f"{own}{added}".casefold()}:
+            number += 1
+            own = f"{stem}_{number}"
+        stems |= {own.casefold(), f"{own}{added}".casefold()}
         named.append(replace(item, name=name, stem=own))
     return named
 

@@ -26,6 +26,8 @@ JSON_FILE = "detections.json"
 UNFINISHED = ".unfinished"
 IMAGES, VIDEOS, FRAMES, TEXTS, CROPS = RESULT_FOLDERS
 VERSION = 1
+# No two inputs in a folder of results have the same.
+KEYS = ("stem", "name")
 JPEG_QUALITY = 90
 # Pillow's name and options, and OpenCV's options, by suffix. Images of other formats become JPEG, or PNG where those
 # are losslessly compressed.
@@ -181,9 +183,10 @@ class Results(Journal):
                 self.entries[entry["name"]] = entry
         places = {(item.name, item.place) for item in items}
         others = [x for x in self.entries.values() if (x["name"], x["location"]) not in places and self._is_whole(x)]
-        taken = {entry["stem"].casefold(): entry["location"] for entry in others if resume}
-        reason = next((f"the results of {item.text} would overwrite those of {taken[item.stem.casefold()]}"
-                       for item in items if item.stem.casefold() in taken), "")  # fmt: skip
+        taken = {(key, entry[key].casefold()): entry["location"] for entry in others if resume for key in KEYS}
+        own = ((item, (key, getattr(item, key).casefold())) for item in items for key in KEYS)
+        reason = next((f"the results of {item.text} would overwrite those of {taken[key]}"
+                       for item, key in own if key in taken), "")  # fmt: skip
         if self.refused and others:  # neither kept with the new ones, which may be redacted, nor removed unasked
             reason = f"holds results of other settings ({', '.join(self.refused)}), e.g. of {others[0]['name']}"
         check(not reason, f"out={out}: {reason}; give another out, or resume=false to remove all that is there")

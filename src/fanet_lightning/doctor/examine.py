@@ -161,12 +161,16 @@ def _part_findings(inventory: Inventory, report: Report) -> list[Finding]:
         image = images[odd.first]
         detail = f"{odd.text}, the first of {image.path.name}"
         findings.append(Finding("label_convention", part, "", image.label_path or image.path, detail))
-    times = Counter(image.path for image in images)
+    times, named_so = Counter(image.path for image in images), defaultdict[str, set[str]](set)
+    for image in images:
+        named_so[image.image_id].add(image.path.name)
     for image, own in zip(images, facts, strict=True):
         file, boxes = report.files[image.path], counted(len(image.boxes_xyxy), "box")
         named = {}
         if (count := times.pop(image.path, 1)) > 1:
             named["labelled_twice"] = f"named {count} times in {image.label_path or 'the labels'}"
+        if len(alike := named_so.pop(image.image_id, ())) > 1:
+            named["labelled_twice"] = f"{' and '.join(sorted(alike))} differ in the ending alone; rename one"
         if file.trouble:
             named[file.trouble] = f"{file.reason}; {boxes}"
         elif file.blank:
@@ -192,13 +196,13 @@ def _copies(report: Report, near_bits: int) -> list[Finding]:
     An image is named once a kind: with the first of its equals, or the nearest of its near copies. Across the parts
     it is the one trained on that is named.
     """
-    groups: dict[bytes, dict[tuple[str, str], _Entry]] = defaultdict(dict)
+    groups: dict[bytes, dict[tuple[str, Path], _Entry]] = defaultdict(dict)
     for inventory in report.inventories:
         for image in inventory.images:
             # An image that the labels name twice is no copy of itself.
             if (facts := report.facts_of(image)) is not None:
                 entry = _Entry(inventory.part, image.image_id, facts)
-                groups[facts.digest].setdefault((inventory.part, image.image_id), entry)
+                groups[facts.digest].setdefault((inventory.part, image.path), entry)
     findings: list[Finding] = []
     distinct: list[_Entry] = []
     for group in groups.values():

@@ -80,12 +80,12 @@ def _kept(
     inventory: Inventory, report: Report, changes: list[Change]
 ) -> Iterator[tuple[LabelledImage, list[list[float]]]]:
     """The images that stay and their rows: x y w h and six attributes."""
-    part, unwanted = inventory.part, dict[str, str]()
+    part, unwanted = inventory.part, dict[Path, str]()
     for own in (finding for finding in report.findings if finding.part == part):
         if own.kind == "malformed_label":
             changes.append(Change(part, "", "label problem", f"{own.path}: {own.detail}"))
         elif part == "train" and own.kind in _OUT_OF_TRAIN:
-            unwanted.setdefault(own.image_id, f"{_OUT_OF_TRAIN[own.kind]}: {own.other_path}")
+            unwanted.setdefault(own.path, f"{_OUT_OF_TRAIN[own.kind]}: {own.other_path}")
     by_path: dict[Path, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
         by_path[image.path].append(image)
@@ -95,7 +95,7 @@ def _kept(
         facts, path = report.files[images[0].path], PurePosixPath(image_id)
         faults = [] if facts.trouble else list(filter(None, (frame_fault(own, facts) for own in images)))
         fault = "{}: {}".format(*faults[0]) if faults else None
-        reason = unwanted.get(image_id) or (fault if part == "train" else None)
+        reason = unwanted.get(images[0].path) or (fault if part == "train" else None)
         if facts.trouble:
             reason = f"{facts.trouble}: {facts.reason}"
         elif path.is_absolute() or ".." in path.parts:
@@ -105,7 +105,8 @@ def _kept(
             continue
         if image_id in taken:
             changes.append(Change(part, image_id, "image renamed", f"{images[0].path.name}: another has its name"))
-            image_id += images[0].path.suffix.replace(".", "_")
+            while image_id in taken:
+                image_id += images[0].path.suffix.replace(".", "_")
             images[0] = replace(images[0], image_id=image_id)
         taken.add(image_id)
         if fault is not None:

@@ -135,8 +135,8 @@ def _recipe(checkpoint: Path) -> dict[str, Any]:
 
 def _averaging(settings: Mapping[str, Any]) -> str:
     callbacks = settings.get("callbacks", {"ema": True})  # earlier versions knew no other
-    if callbacks.get("swa"):
-        return f"the mean from {callbacks['swa']['start']:g} of the steps on"
+    if swa := callbacks.get("swa"):
+        return f"the mean from {swa['start']:g} of the steps on" if "start" in swa else f"by {swa.get('_target_')}"
     return f"decay {settings['ema']}" if settings.get("ema") and callbacks.get("ema") else "no"
 
 

@@ -137,9 +137,10 @@ def name_of(checkpoint: Path) -> str:
     """A model folder's name, on the hub its repository's; of a run's checkpoint that of the run's folder; of any other
     file its own, without its ending."""
     path = checkpoint.resolve()
-    if path.parent.name == "snapshots":  # of the hub's cache: models--organisation--name/snapshots/revision
-        return path.parent.parent.name.rpartition("--")[2]
-    return path.name if path.is_dir() else path.parents[1].name if path.parent.name == "checkpoints" else path.stem
+    if path.is_dir():  # in the hub's cache: models--organisation--name/snapshots/revision
+        cached = path.parent.parent.name if path.parent.name == "snapshots" else ""
+        return cached.rpartition("--")[2] if cached.startswith("models--") else path.name
+    return ((path.parent.name == "checkpoints" and not is_export(path)) and path.parent.parent.name) or path.stem
 
 
 def _fetched(name: str) -> Path:

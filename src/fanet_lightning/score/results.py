@@ -99,11 +99,10 @@ SCORE_PATTERNS = (
     "errors", "errors.json",
 )  # fmt: skip
 
-# What is drawn and counted from scores after they are written.
-_DERIVED = [
-    f"{stem}.{ending}" for stem in ("attributes", "events", "errors", "pr_curves", "pr_curve", "roc")
-    for ending in ("csv", "json", "md", "pdf", "png")
-]  # fmt: skip
+# What is drawn and counted from scores after they are written, and what is in the page of errors.
+_DERIVED = ("attributes.json", "attributes.csv", "attributes.md", "attributes.pdf", "attributes.png", "events.pdf",
+            "events.png", "errors.json", "pr_curves.pdf", "pr_curves.png", "roc.pdf", "roc.png")  # fmt: skip
+ERROR_PAGE = ("data.js", "index.html", "page.css", "model.js", "view.js", "page.js", "pictures", "thumbnails")
 
 # measure → setting → interval; empty where none were asked for.
 Intervals = Mapping[str, Mapping[str, Interval]]
@@ -170,8 +169,9 @@ def write_scores(
     if is_scores(out / SCORES_FILE):
         for name in {*earlier, *_DERIVED} - set(content["files"]):
             (out / name).unlink(missing_ok=True)
-        if (out / "errors" / "data.js").is_file():
-            shutil.rmtree(out / "errors")
+        page = out / "errors"
+        if page.is_dir() and not page.is_symlink() and {path.name for path in page.iterdir()} <= {*ERROR_PAGE}:
+            shutil.rmtree(page)
     write_json(out / SCORES_FILE, content)
     return content
 

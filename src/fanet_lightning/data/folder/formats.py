@@ -15,7 +15,6 @@ WIDER-style lists: a name, a count and so many rows ``x y w h``, or ten columns 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -210,9 +209,11 @@ def read_names(root: Path, *label_folders: Path) -> YoloNames:
     """Of data.yaml in ``root``, or of classes.txt there or among the labels, where LabelImg leaves it."""
     path = next((root / name for name in YAML_FILES if (root / name).is_file()), None)
     if path is None:
-        texts = filter(Path.is_file, (folder / "classes.txt" for folder in (root, *label_folders)))
-        lines = [line for text in islice(texts, 1) for line in read_text(text).splitlines()]
-        return YoloNames({number: line.strip() for number, line in enumerate(lines) if line.strip()})
+        texts = [text for folder in (root, *label_folders) if (text := folder / "classes.txt").is_file()]
+        read = [[line.strip() for line in read_text(text).splitlines()] for text in texts] or [[]]
+        if other := next((text for text, lines in zip(texts, read, strict=False) if lines != read[0]), None):
+            raise InputError(f"{texts[0]} and {other} name the classes differently; keep what is true")
+        return YoloNames({number: line for number, line in enumerate(read[0]) if line})
     try:
         content: dict[str, Any] = yaml.safe_load(read_text(path))
         names = content.get("names") or {}

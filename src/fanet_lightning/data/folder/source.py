@@ -86,9 +86,11 @@ class FolderSource:
     def check(self, train: bool = True) -> None:
         """Read all labels, look for every image, print remarks; a part without a single face is an InputError."""
         parts = {"train": self.train(), "val": self.val()} if train else {"val": self.val()}
-        # Of a set that was divided both parts have the same.
-        first = {remark: part for part in reversed(parts) for remark in self._parts[part].remarks}
-        remarks = [*self._remarks, *(f"{part}: {remark}" for remark, part in first.items())]
+        told: dict[str, list[str]] = {}
+        for part in parts:
+            for remark in self._parts[part].remarks:
+                told.setdefault(remark, []).append(part)
+        remarks = [*self._remarks, *(f"{', '.join(where)}: {remark}" for remark, where in told.items())]
         for part, records in parts.items():
             if not any(len(record.boxes_xyxy) for record in records):
                 why = "; ".join(self._parts[part].remarks) or "check data.format and the labels"
@@ -157,7 +159,11 @@ class FolderSource:
         places = {part: self._place(self.format, part, own) for part, own in self._given.items()}
         if not any(places.values()):
             places["train"] = self._place(self.format, "all", {})
-        parts = {part: replace(self._read(place), part=part) for part, place in places.items() if place is not None}
+        there = {part: place for part, place in places.items() if place is not None}
+        parents = (place.labels.parent for place in there.values())
+        within = [folder for folder in parents if folder.resolve().is_relative_to(self.root.resolve())]
+        self._names = [place.labels for place in there.values()] + within
+        parts = {part: replace(self._read(place), part=part) for part, place in there.items()}
         lists = {part: own.get("images") for part, own in self._given.items()}
         listed = {
             part: inventory if (images := lists[part]) is None else listed_part(inventory, images, self.root)
@@ -200,7 +206,7 @@ class FolderSource:
         if self.format == "voc":
             return formats.read_voc(place, self._wanted, self._origin)
         if self.format == "yolo":
-            names = formats.read_names(self.root, place.labels, place.labels.parent)
+            names = formats.read_names(self.root, *self._names)  # of all parts: those of one may be for all
             return formats.read_yolo(place, names, self._wanted, self._points)
         return formats.read_wider(place, self._wanted)
 
