@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, has_image_extension, nearest_name
-from fanet_lightning.data.folder.parts import ImageFiles
+from fanet_lightning.data.folder.parts import Boxes64, ImageFiles
 from fanet_lightning.data.records import (
     ATTRIBUTES,
     ImageRecord,
@@ -124,6 +125,17 @@ def _labelled(name: str, source: Path, rows: list[list[float]], lines: list[int]
         name, Path(name), boxes_xyxy, table[:, INVALID] != 0, label_path=source, box_lines=tuple(lines),
         attributes=table[:, 4:].astype(np.int8),
     )  # fmt: skip
+
+
+def label_rows(boxes_xyxy: Boxes64, ignored: npt.ArrayLike, attributes: npt.ArrayLike | None = None) -> Boxes64:
+    """(F, 4) boxes, (F,) flags and (F, 6) :data:`ATTRIBUTES`, None: 0 → (F, 10) x y w h and attributes of a list."""
+    rows = np.zeros((len(boxes_xyxy), COLUMNS))
+    rows[:, :4] = boxes_xyxy
+    rows[:, 2:4] -= rows[:, :2]
+    if attributes is not None:
+        rows[:, 4:] = attributes
+    rows[:, INVALID] = ignored
+    return rows
 
 
 def list_entry(name: str, rows: Sequence[Sequence[Any]]) -> str:

@@ -255,30 +255,24 @@ def _named(found: Sequence[Item]) -> list[Item]:
     unique = [_free(x.name.removesuffix(suffix), suffix, names) for x, suffix in zip(found, suffixes, strict=True)]
     shared = Counter(_stem(name).casefold() for name in unique)
     wanted = [name if shared[_stem(name).casefold()] > 1 else _stem(name) for name in unique]
-    named = []
-    for item, name, stem in zip(found, unique, wanted, strict=True):
-        # A name without a suffix of ours gets one where it is written.
-        added = "" if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4" if item.is_video else ".jpg"
-        own, number = stem, 1
-        while stems & {own.casefold(), f"{own}{added}".casefold()}:
-            number += 1
-            own = f"{stem}_{number}"
-        stems |= {own.casefold(), f"{own}{added}".casefold()}
-        named.append(replace(item, name=name, stem=own))
-    return named
+    # A name without a suffix of ours gets one where it is written.
+    pairs = zip(found, unique, strict=True)
+    added = ("" if _stem(name) != name else ".mp4" if item.is_video else ".jpg" for item, name in pairs)
+    return [replace(item, name=name, stem=_free(stem, "", stems, more))
+            for item, name, stem, more in zip(found, unique, wanted, added, strict=True)]  # fmt: skip
 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES else name
 
 
-def _free(body: str, suffix: str, taken: set[str]) -> str:
-    """``body + suffix``, or with a number between; it is taken from then on."""
+def _free(body: str, suffix: str, taken: set[str], added: str = "") -> str:
+    """``body + suffix``, or with a number between; it is taken from then on, and with ``added`` behind it as well."""
     name, number = body + suffix, 1
-    while name.casefold() in taken:
+    while taken & (own := {name.casefold(), f"{name}{added}".casefold()}):
         number += 1
         name = f"{body}_{number}{suffix}"
-    taken.add(name.casefold())
+    taken |= own
     return name
 
 

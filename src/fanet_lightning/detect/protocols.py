@@ -228,9 +228,8 @@ class TwoSizes:
         """As :meth:`MultiScale.detect`; the scales of the records are in pixels per pixel of the image."""
         height, width = image_rgb.shape[:2]
         scale = self.first_scale(height, width)
-        while (
-            scale <= 0.5 and min(image_rgb.shape[:2]) > 1
-        ):  # by pairs of pixels first: averaging over other areas takes OpenCV twenty times as long
+        # By pairs of pixels first: averaging over other areas takes OpenCV twenty times as long.
+        while scale <= 0.5 and min(image_rgb.shape[:2]) > 1:
             even = image_rgb[: image_rgb.shape[0] // 2 * 2, : image_rgb.shape[1] // 2 * 2]
             image_rgb, scale = resized(even, 0.5, cv2.INTER_AREA), scale * 2
         first = resized(image_rgb, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

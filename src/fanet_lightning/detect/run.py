@@ -162,7 +162,7 @@ class Run:
             print(f"boxes with a score of {FAINT:g} or more that were left: {self.left:,}; look for missed faces")
 
     def _check_apart(self) -> None:
-        """Writing must not replace an input."""
+        """Writing must not replace an input, nor what is of something else."""
         inputs = (*self.sources.images, *self.sources.videos)
         folders = {item.location.parent for item in inputs if isinstance(item.location, Path)}
         around = {place for folder in folders for place in (folder.resolve(), *folder.resolve().parents)}
@@ -270,9 +270,8 @@ class Run:
         """
         suffix = PurePosixPath(item.name).suffix.lower()
         suffix = suffix if suffix in CONTAINERS else ".mp4"
-        video_name = f"{VIDEOS}/{item.stem}" + (
-            "" if item.stem == item.name and item.stem.lower().endswith(suffix) else suffix
-        )
+        is_named = item.stem == item.name and item.stem.lower().endswith(suffix)
+        video_name = f"{VIDEOS}/{item.stem}{'' if is_named else suffix}"
         lines_name = f"{FRAMES}/{item.stem}.jsonl"
         frames = faces = 0
         identities: set[int] = set()

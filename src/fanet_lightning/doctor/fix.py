@@ -19,7 +19,7 @@ import numpy as np
 
 from fanet_lightning.cli.files import copied, replaced_folder, without_extension
 from fanet_lightning.data.records import Inventory, LabelledImage
-from fanet_lightning.data.wider_face import INVALID, list_entry
+from fanet_lightning.data.wider_face import INVALID, label_rows, list_entry
 from fanet_lightning.doctor.checks import fixed_boxes, frame_fault
 from fanet_lightning.doctor.examine import Report
 
@@ -138,10 +138,7 @@ def _rows(
         Change(part, image_id, "box clipped", "reached out of the image", box_text(boxes[i]), box_text(box))
         for i, box in zip(fixed.source[fixed.clipped], fixed.boxes_xyxy[fixed.clipped], strict=True)
     ]
-    rows = np.concatenate([fixed.boxes_xyxy, attributes[fixed.source]], axis=1)
-    rows[:, 2:4] -= rows[:, :2]
-    rows[:, INVALID] = fixed.ignored
-    return rows.tolist()  # type: ignore[no-any-return]
+    return label_rows(fixed.boxes_xyxy, fixed.ignored, attributes[fixed.source]).tolist()  # type: ignore[no-any-return]
 
 
 def box_text(box: Iterable[float]) -> str:

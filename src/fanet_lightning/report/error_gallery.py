@@ -34,8 +34,7 @@ from fanet_lightning.score.analysis.error_types import (
 )
 from fanet_lightning.score.bootstrap import SAMPLES
 from fanet_lightning.score.curves import POINTS, THRESHOLDS, score_range
-from fanet_lightning.score.results import ERROR_PAGE as ERROR_FILES
-from fanet_lightning.score.results import defined
+from fanet_lightning.score.results import ERROR_PAGE_FILES, defined
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 
@@ -75,7 +74,7 @@ def write_error_gallery(
     Returns how many images it shows, and which of those in ``images_root`` without pixels. InputError: ``folder`` holds
     something else than a gallery; ``images_root`` has none of the images.
     """
-    check_replaceable(folder, "an error gallery", ERROR_FILES)
+    check_replaceable(folder, "an error gallery", ERROR_PAGE_FILES)
     errors = error_types(ground_truth, predictions) if errors is None else errors
     gains = gain_per_image(errors, list(errors.settings)[-1])
     # Where no face counts every gain is NaN, and the images stay in their order.

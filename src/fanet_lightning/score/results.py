@@ -102,7 +102,7 @@ SCORE_PATTERNS = (
 # What is drawn and counted from scores after they are written, and what is in the page of errors.
 _DERIVED = ("attributes.json", "attributes.csv", "attributes.md", "attributes.pdf", "attributes.png", "events.pdf",
             "events.png", "errors.json", "pr_curves.pdf", "pr_curves.png", "roc.pdf", "roc.png")  # fmt: skip
-ERROR_PAGE = ("data.js", "index.html", "page.css", "model.js", "view.js", "page.js", "pictures", "thumbnails")
+ERROR_PAGE_FILES = ("data.js", "index.html", "page.css", "model.js", "view.js", "page.js", "pictures", "thumbnails")
 
 # measure → setting → interval; empty where none were asked for.
 Intervals = Mapping[str, Mapping[str, Interval]]
@@ -170,7 +170,7 @@ def write_scores(
         for name in {*earlier, *_DERIVED} - set(content["files"]):
             (out / name).unlink(missing_ok=True)
         page = out / "errors"
-        if page.is_dir() and not page.is_symlink() and {path.name for path in page.iterdir()} <= {*ERROR_PAGE}:
+        if page.is_dir() and not page.is_symlink() and {path.name for path in page.iterdir()} <= {*ERROR_PAGE_FILES}:
             shutil.rmtree(page)
     write_json(out / SCORES_FILE, content)
     return content

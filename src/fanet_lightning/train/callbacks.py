@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -370,9 +371,11 @@ class FewImages(Callback):
     def part_of(self, source: FaceSource) -> FaceSource:
         """The source that has only these images."""
 
+        @cache
         def train() -> list[ImageRecord]:
             return self._few(source.train())
 
+        @cache
         def val() -> list[ImageRecord]:
             return self._few(source.val())
 
@@ -409,6 +412,7 @@ class ByHeart(FewImages):
         self._first_loss: float | None = None
 
     def part_of(self, source: FaceSource) -> FaceSource:
+        @cache
         def records() -> list[ImageRecord]:
             with_faces = [record for record in source.train() if len(record.boxes_xyxy)]
             return sorted(self._few(with_faces), key=lambda record: record.image_id)

@@ -26,9 +26,9 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, copied, replaced_folder
 from fanet_lightning.data.folder.parts import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
-from fanet_lightning.data.records import ATTRIBUTES, Inventory, LabelledImage
+from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
-from fanet_lightning.data.wider_face import list_entry
+from fanet_lightning.data.wider_face import label_rows, list_entry
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 # The formats, and where images go, under ``out``.
@@ -224,14 +224,8 @@ def write_wider(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
     """``wider_face_split/wider_face_<part>_bbx_gt.txt``."""
     entries = []
     for image in images:
-        given = image.attributes
-        attributes = np.zeros((len(image.boxes_xyxy), len(ATTRIBUTES)), np.int8) if given is None else given.copy()
-        attributes[:, ATTRIBUTES.index("invalid")] = image.ignored
-        rows = [
-            (*map(_text, (x1, y1, x2 - x1, y2 - y1)), *own)
-            for ((x1, y1, x2, y2), _), own in zip(image.faces, attributes.tolist(), strict=True)
-        ]
-        entries.append(list_entry(image.name, rows))
+        rows = label_rows(image.boxes_xyxy, image.ignored, image.attributes)
+        entries.append(list_entry(image.name, [list(map(_text, row)) for row in rows.tolist()]))
     _write(out / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt", "".join(entries))
 
 

@@ -162,8 +162,8 @@ class FolderSource:
         there = {part: place for part, place in places.items() if place is not None}
         parents = (place.labels.parent for place in there.values())
         within = [folder for folder in parents if folder.resolve().is_relative_to(self.root.resolve())]
-        self._names = [place.labels for place in there.values()] + within
-        parts = {part: replace(self._read(place), part=part) for part, place in there.items()}
+        folders = [place.labels for place in there.values()] + within
+        parts = {part: replace(self._read(place, folders), part=part) for part, place in there.items()}
         lists = {part: own.get("images") for part, own in self._given.items()}
         listed = {
             part: inventory if (images := lists[part]) is None else listed_part(inventory, images, self.root)
@@ -196,7 +196,8 @@ class FolderSource:
             "val": replace(chosen, part="val", unlabelled=[]),
         }
 
-    def _read(self, place: Place) -> Inventory:
+    def _read(self, place: Place, label_folders: Sequence[Path]) -> Inventory:
+        """``label_folders``: those of all parts, whose class names may be in one of them."""
         folder = self.format in ("voc", "yolo")
         if place.labels.is_dir() != folder:
             what = "a folder" if folder else "one file"
@@ -206,7 +207,7 @@ class FolderSource:
         if self.format == "voc":
             return formats.read_voc(place, self._wanted, self._origin)
         if self.format == "yolo":
-            names = formats.read_names(self.root, *self._names)  # of all parts: those of one may be for all
+            names = formats.read_names(self.root, *label_folders)
             return formats.read_yolo(place, names, self._wanted, self._points)
         return formats.read_wider(place, self._wanted)
 
