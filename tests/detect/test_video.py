@@ -211,7 +211,19 @@ def test_a_camera_gives_recent_frames_with_the_time_they_came(tmp_path, monkeypa
     """OpenCV opens a video as it opens a camera, so a video, endlessly fast, stands in for one."""
     capture = cv2.VideoCapture(str(make_video(tmp_path / "live.avi", frames=40, sound=None)))
     assert capture.isOpened(), "this OpenCV reads no videos"
-    monkeypatch.setattr(cv2, "VideoCapture", lambda index: capture)
+    taken = threading.Event()
+
+    class Camera:
+        """The second frame waits until the first is taken, however late a busy machine gets to that."""
+
+        isOpened, get, release = capture.isOpened, capture.get, capture.release  # noqa: N815
+
+        def read(self):
+            if capture.get(cv2.CAP_PROP_POS_FRAMES) >= 1:
+                taken.wait(300)
+            return capture.read()
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda index: Camera())
     monkeypatch.setattr(video.sys, "platform", "test")
     with VideoReader(0) as reader:
         assert (reader.name, reader.is_live, reader.frame_count, reader.size_wh) == ("camera 0", True, None, (96, 64))
@@ -219,6 +231,7 @@ def test_a_camera_gives_recent_frames_with_the_time_they_came(tmp_path, monkeypa
         iterator = iter(reader)
         first = next(iterator)
         assert (first.index, first.time_seconds) == (0, 0.0)
+        taken.set()
         # The reader is busy while 39 frames come: the last 8 are kept.
         deadline = time.monotonic() + 300
         while reader.broken is None and time.monotonic() < deadline:
