@@ -1,7 +1,8 @@
-"""The light network: what it costs, its backbone layer by layer, batch normalization folded in."""
+"""The light networks: what they cost, their backbones layer by layer, batch normalization folded in."""
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import STRIDE_NAMES, fuse
 from fanet_lightning.models.fanet import build_network, flops, inference_parameters
-from fanet_lightning.models.light import LightBackbone
+from fanet_lightning.models.light import Depthwise, LightBackbone
 from fanet_lightning.models.weights import load_backbone_weights
 from fanet_lightning.ops.anchors import STRIDES
 from tests.models.helpers import disturb
@@ -36,6 +37,9 @@ def test_the_cost_is_within_four_giga_and_width_scales_every_channel() -> None:
     assert whole.trunk.channels == (32, 64, 128, 160, 96, 96)
     assert half.trunk.channels == (16, 32, 64, 80, 48, 48)
     assert [half.heads["3"].get_submodule(name).in_channels for name in STRIDE_NAMES] == [16, 16, 32, 80, 48, 48]
+    lite0 = _network("model=fanet_lite0")
+    assert inference_parameters(lite0) == 944_878 and flops(lite0, 480, 640) == 3_981_373_440 <= 4e9
+    assert lite0.trunk.channels == (24, 40, 112, 128, 96, 96)
 
 
 def _literal_backbone(w: dict[str, Tensor], x: Tensor) -> list[Tensor]:
@@ -77,6 +81,54 @@ def test_backbone_layer_by_layer(batch_norm: bool, height: int, width: int) -> N
         assert found.abs().max() > 0
 
 
+def test_lite0_with_the_weights_of_timm(tmp_path: Path) -> None:
+    """timm's model of the same name without TensorFlow's padding, cut to the same blocks, is the oracle."""
+    timm = pytest.importorskip("timm")
+    oracle = timm.create_model("efficientnet_lite0", features_only=True, out_indices=(1, 2, 3)).double().eval()
+    disturb(oracle)
+    torch.save(oracle.state_dict(), tmp_path / "lite0.pth")
+    for module in oracle.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    for stage in (3, 4):
+        oracle.blocks[stage] = oracle.blocks[stage][:2]
+    network = _network("model=fanet_lite0").eval()
+    before = {key: x.clone() for key, x in network.trunk.state_dict().items() if key.startswith(("stage32", "extra"))}
+    load_backbone_weights(network, tmp_path / "lite0.pth")
+    assert all(torch.equal(x, network.trunk.state_dict()[key]) for key, x in before.items())
+    network.double()
+    images = images_of(96, 130)
+    with torch.no_grad():
+        found = network.trunk(network.normaliser(images))
+        wanted = oracle((images.double() - 127.5) / 127.5)
+    assert [tuple(x.shape[1:]) for x in found[3:]] == [(128, 3, 5), (96, 2, 3), (96, 1, 2)]
+    for a, b in zip(found, wanted, strict=False):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert b.abs().max() > 1
+    weights = {key: x for key, x in oracle.state_dict().items() if key != "blocks.4.1.bn3.running_var"}
+    torch.save(weights, tmp_path / "part.pth")
+    with pytest.raises(InputError, match=r"stages\.4\.1\.project\.bn\.running_var is missing"):
+        load_backbone_weights(network, tmp_path / "part.pth")
+
+
+def test_depthwise_gradients_in_bf16_are_those_of_float32() -> None:
+    """Some of them are computed in float32 under autocast, on CPUs; all of them arrive."""
+    torch.manual_seed(0)
+    for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2)):
+        layer = Depthwise(8, kernel, stride=stride).train()
+        gradients = []
+        for enabled in (False, True):
+            x = torch.randn(2, 8, 17, 12, generator=torch.Generator().manual_seed(1), requires_grad=True)
+            layer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                y = layer(x)
+                (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+            assert x.grad is not None and layer.weight.grad is not None
+            gradients.append((x.grad.clone(), layer.weight.grad.clone()))
+        for a, b in zip(*gradients, strict=True):
+            assert (a - b).norm() < 0.05 * b.norm() + 1e-3
+
+
 @pytest.mark.parametrize("prior", [0.01, 0.3, None])
 @pytest.mark.parametrize("model", ["fanet_light", "fanet", "s3fd_fpn"])
 def test_every_anchor_starts_at_the_prior(model: str, prior: float | None) -> None:
@@ -109,6 +161,7 @@ def test_a_prior_outside_zero_to_one(value: str) -> None:
     [
         {"backbone": "light", "batch_norm": True, "block_batch_norm": True, "block_channels": [24, 40, 64]},
         {"backbone": "light", "batch_norm": True, "block_channels": 16, "context": False, "level": 2},
+        {"backbone": "lite0", "block_batch_norm": True, "block_channels": [24, 24, 64]},
         {"backbone": "vgg", "batch_norm": True},
         {"backbone": "vgg", "batch_norm": False},
         {"name": "s3fd_fpn", "batch_norm": True},

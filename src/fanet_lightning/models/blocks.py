@@ -25,19 +25,19 @@ def init_xavier(layer: nn.Conv2d) -> None:
         nn.init.zeros_(layer.bias)
 
 
-class ConvReLU(nn.Conv2d):
-    """Convolution that keeps the size at stride 1, optional batch normalization, ReLU. (B, C, H, W) → (B, C', H', W').
+class ConvNorm(nn.Conv2d):
+    """Convolution that keeps the size at stride 1, optional batch normalization. (B, C, H, W) → (B, C', H', W').
 
     A ``Conv2d`` itself, so that its weights bear the paper's layer names; with batch normalization its bias stays.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: tuple[int, int] | int = 3, *, stride: int = 1,
-        dilation: int = 1, batch_norm: bool = False,
+        dilation: int = 1, groups: int = 1, batch_norm: bool = False,
     ) -> None:  # fmt: skip
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (height // 2 * dilation, width // 2 * dilation)
-        super().__init__(in_channels, out_channels, (height, width), stride, padding, dilation)
+        super().__init__(in_channels, out_channels, (height, width), stride, padding, dilation, groups)
         self.bn = nn.BatchNorm2d(out_channels) if batch_norm else None
         init_xavier(self)
 
@@ -45,10 +45,7 @@ class ConvReLU(nn.Conv2d):
         # Of exports and of detection the graph stays plain: only gradients are wrong.
         narrow = self.training and x.shape[-1] == 1 and self.stride[1] > 1
         x = self._one_column(x) if narrow else super().forward(x)
-        if self.bn is not None:
-            x = self.bn(x)
-        # In place: neither a convolution nor a batch normalization needs its output for the gradient.
-        return F.relu(x, inplace=True)
+        return x if self.bn is None else self.bn(x)
 
     def _one_column(self, x: Tensor) -> Tensor:
         """The same convolution of a map (B, C, H, 1): all but the kernel's middle column see padding alone.
@@ -58,7 +55,7 @@ class ConvReLU(nn.Conv2d):
         """
         middle = self.weight.shape[-1] // 2
         weight, padding = self.weight[..., middle : middle + 1], (int(self.padding[0]), 0)
-        return F.conv2d(x, weight, self.bias, (self.stride[0], 1), padding, self.dilation)
+        return F.conv2d(x, weight, self.bias, (self.stride[0], 1), padding, self.dilation, self.groups)
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
@@ -72,11 +69,19 @@ class ConvReLU(nn.Conv2d):
         self.bn = None
 
 
+class ConvReLU(ConvNorm):
+    """:class:`ConvNorm`, then ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In place: neither a convolution nor a batch normalization needs its output for the gradient.
+        return F.relu(super().forward(x), inplace=True)
+
+
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def fuse(network: NetworkT) -> NetworkT:
-    """A copy for inference: every :class:`ConvReLU` with its batch normalization folded in, in evaluation mode.
+    """A copy for inference: every :class:`ConvNorm` with its batch normalization folded in, in evaluation mode.
 
     Outputs are those of ``network.eval()`` up to rounding. The copy lacks the heads of the lower hierarchies, which
     detection never runs; it is not to be trained. Batch normalization inside a timm backbone stays.
@@ -84,7 +89,7 @@ def fuse(network: NetworkT) -> NetworkT:
     unused: list[nn.Module] = getattr(network, "training_only", list)()  # a single layer has none
     fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
     for layer in fused.modules():
-        if isinstance(layer, ConvReLU):
+        if isinstance(layer, ConvNorm):
             layer.fold_batch_norm()
     return fused
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fanet_lightning.cli.errors import InputError, first_line, is_whole
 from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample, upsample_to
 from fanet_lightning.models.heads import Heads
-from fanet_lightning.models.light import LightBackbone
+from fanet_lightning.models.light import LightBackbone, Lite0Backbone
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
 from fanet_lightning.models.timm_backbone import TimmBackbone
 from fanet_lightning.models.vgg import VggBackbone
@@ -36,8 +36,9 @@ class FANet(nn.Module):
             other backbones. None: the fourth, the paper's conv_fc7 (§3.3).
         own_blocks: equation 2 read literally: every level above 1 has A-blocks on maps 1 … s - 1.
         fc6: ``plain`` or ``dilated``; VGG16 alone has it.
-        backbone: ``vgg`` (VGG16, the paper's), ``light`` (:class:`LightBackbone`), or the name of a feature extractor
-            of timm, whose own channels ``width`` and ``batch_norm`` leave alone.
+        backbone: ``vgg`` (VGG16, the paper's), ``light`` (:class:`LightBackbone`), ``lite0`` (:class:`Lite0Backbone`)
+            or the name of a feature extractor of timm; the own channels of the last two stay, whatever ``width`` and
+            ``batch_norm`` say.
         block_channels: N of the A-blocks at width 1: one number for all maps, or one per map from map 1 on, of which
             the last holds for all that follow. The paper has 256.
         deep_channels: channels of the A-blocks' deep branch at width 1. The paper has N/8 = 32.
@@ -64,6 +65,8 @@ class FANet(nn.Module):
             trunk: Backbone = VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
         elif backbone == "light":
             trunk = LightBackbone(width=width, batch_norm=batch_norm)
+        elif backbone == "lite0":
+            trunk = Lite0Backbone(width=width)
         else:
             trunk = TimmBackbone(backbone, width=width)
         names = trunk.map_names

@@ -34,7 +34,9 @@ class TimmBackbone(Backbone):
         timm = import_extra("timm", f"model.backbone={name}", "timm")
         # Names with a colon or slash would make timm look for a model on the network or on disk.
         if ":" in name or "/" in name or not timm.is_model(name):
-            raise InputError(f"model.backbone={name}: neither vgg, light nor a model of timm; see timm.list_models()")
+            raise InputError(
+                f"model.backbone={name}: neither vgg, light, lite0 nor a model of timm; see timm.list_models()"
+            )
         try:
             with torch.device("meta"):  # what it would give can be read without its weights
                 strides = self._extractor().feature_info.reduction()
@@ -76,24 +78,30 @@ class TimmBackbone(Backbone):
 
     def load_pretrained(self) -> None:
         """Fill the extractor with timm's trained weights, downloaded once; InputError where they cannot be had."""
-        try:
-            # On the processor, where weights are read, whatever device is being built on.
-            with torch.device("cpu"):
-                self.body.load_state_dict(self._extractor(pretrained=True, out_indices=self._indices).state_dict())
-        # Which error it is depends on the versions of timm, huggingface_hub and what is below them.
-        except Exception as error:
-            raise InputError(
-                f"weights=imagenet: timm cannot give those of {self.name} ({first_line(error)})"
-            ) from error
+        weights = pretrained_weights(self.name, features_only=True, out_indices=self._indices)
+        self.body.load_state_dict(weights)
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per channel, RGB in 0 … 255, of the images that timm's weights for this name were trained on."""
         config = importlib.import_module("timm").get_pretrained_cfg(self.name)
         return [255 * float(x) for x in config.mean], [255 * float(x) for x in config.std]
 
-    def _extractor(self, *, pretrained: bool = False, **options: Any) -> Any:
-        timm: Any = importlib.import_module("timm")
-        return timm.create_model(self.name, features_only=True, pretrained=pretrained, **options)
+    def _extractor(self, **options: Any) -> Any:
+        return importlib.import_module("timm").create_model(self.name, features_only=True, pretrained=False, **options)
+
+
+def pretrained_weights(name: str, **options: Any) -> dict[str, Tensor]:
+    """The state dict of timm's trained model ``name``, downloaded once; InputError where it cannot be had."""
+    try:
+        # On the processor, where weights are read, whatever device is being built on.
+        with torch.device("cpu"):
+            model: nn.Module = import_extra("timm", "weights=imagenet", "timm").create_model(
+                name, pretrained=True, **options
+            )
+    # Which error it is depends on the versions of timm, huggingface_hub and what is below them.
+    except Exception as error:
+        raise InputError(f"weights=imagenet: timm cannot give those of {name} ({first_line(error)})") from error
+    return model.state_dict()
 
 
 def _subsample_before_strided_1x1(body: nn.Module) -> None:

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.models.blocks import Normaliser
 from fanet_lightning.models.fanet import Network
-from fanet_lightning.models.timm_backbone import TimmBackbone
+from fanet_lightning.models.light import Lite0Backbone
+from fanet_lightning.models.timm_backbone import TimmBackbone, pretrained_weights
 from fanet_lightning.models.vgg import VGG_CONVOLUTIONS, VggBackbone
 
 # Position of each of the thirteen convolutions inside torchvision's `features` of vgg16 and vgg16_bn. The file of
 # reduced-fc weights numbers them as vgg16 does, then fc6 and fc7.
 _PLAIN = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _BATCH_NORM = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+# EfficientNet-lite0 in timm: its name, and mean and deviation of every channel in 0 … 255.
+LITE0, LITE0_MEAN = "tf_efficientnet_lite0", 127.5
 
 
 def load_backbone_weights(network: Network, source: str | Path, say: Callable[[str], object] = print) -> None:
@@ -24,10 +27,10 @@ def load_backbone_weights(network: Network, source: str | Path, say: Callable[[s
 
     Args:
         source: ``imagenet`` (downloaded once: torchvision's VGG16, with batch normalization where the backbone has it;
-            timm's for a timm backbone) or the path of a file of ``torch.save`` or safetensors: for VGG16 in
+            timm's for lite0 and a timm backbone) or the path of a file of ``torch.save`` or safetensors: for VGG16 in
             torchvision's layout (``features.0.weight`` … ``classifier.3.bias``) or the reduced-fc one (``0.weight`` …
             ``33.bias``), which may end with the thirteen convolutions (``28.bias``): fc6 and fc7 then stay as they are;
-            for a timm backbone under timm's names.
+            for lite0 and a timm backbone under timm's names.
         say: is told, in a line, what the file does not have.
 
     fc6 and fc7 of torchvision's layout are decimated as in SSD (§3.1): every fourth output, every third tap of 7×7.
@@ -47,11 +50,16 @@ def load_backbone_weights(network: Network, source: str | Path, say: Callable[[s
         # Buffers, so that a checkpoint restores them.
         for buffer, values in zip((normaliser.mean, normaliser.std), backbone.mean_and_std(), strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])
+    elif isinstance(backbone, Lite0Backbone):
+        given = pretrained_weights(LITE0) if from_network else _read_file(Path(source))
+        _copy(backbone.weights_of(given), backbone, where)
+        normaliser.mean.fill_(LITE0_MEAN)
+        normaliser.std.fill_(LITE0_MEAN)
     elif isinstance(backbone, VggBackbone):
-        given = None if from_network else _read_file(Path(source))
+        file = None if from_network else _read_file(Path(source))
         if backbone.width != 1:
             raise InputError(f"{where}: they fit model.width=1.0, not {backbone.width}; use weights=null")
-        found = _torchvision_weights(backbone.batch_norm) if given is None else given
+        found = _torchvision_weights(backbone.batch_norm) if file is None else file
         if ("features.1.running_mean" in found) != backbone.batch_norm:
             raise InputError(
                 f"{where}: VGG16 {'without' if backbone.batch_norm else 'with'} batch normalization; "
@@ -69,7 +77,7 @@ def load_backbone_weights(network: Network, source: str | Path, say: Callable[[s
             _copy(new, backbone, where)
     else:
         raise InputError(
-            f"{where}: there are weights for VGG16 and timm's models, not for {type(backbone).__name__}; "
+            f"{where}: there are weights for VGG16, lite0 and timm's models, not for {type(backbone).__name__}; "
             "use weights=null, or start from a model: init=fanet_light"
         )
     network.normaliser = normaliser.to(next(network.parameters()).device)
