@@ -99,10 +99,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "fanet_light": {},
     "fanet_light level=1": {"level": 1},
     "fanet_light level=2": {"level": 2, "context": False, "hl": False},
-    "fanet_lite0": {},
+    "fanet_light backbone=light": {"backbone": "light", "block_channels": [32, 32, 64]},
     "fanet_timm": {},
 }
-WHOLE = ("fanet", "s3fd_fpn", "fanet_light", "fanet_lite0", "fanet_timm")
+WHOLE = ("fanet", "s3fd_fpn", "fanet_light", "fanet_timm")
 
 
 def network(name: str, **options: Any) -> Any:
@@ -116,7 +116,7 @@ def network(name: str, **options: Any) -> Any:
 def network_keys() -> dict[str, list[str]]:
     """Network → lines ``key shape`` in the order of the state dict, which optimizer states follow.
 
-    Five in whole, the others as a difference to the whole one of the first word, ``@@`` lines giving the places;
+    Four in whole, the others as a difference to the whole one of the first word, ``@@`` lines giving the places;
     ``= NAME`` where a network before is the same.
     """
     import torch

@@ -21,6 +21,9 @@ from tests.models.helpers import disturb
 from tests.models.helpers import images as images_of
 
 
+SCRATCH = ("model.backbone=light", "model.block_channels=[32,32,64]")
+
+
 def _options(*overrides: str) -> dict[str, Any]:
     """``conf/model/fanet_light.yaml`` as a run has it."""
     return dict(plain(compose_config("train", ["model=fanet_light", *overrides]))["model"])
@@ -32,12 +35,12 @@ def _network(*overrides: str) -> Any:
 
 def test_the_cost_is_within_four_giga_and_width_scales_every_channel() -> None:
     """Two per multiply-add, at 640 × 480."""
-    half, whole = (_network(f"model.width={width}") for width in (0.5, 1.0))
+    half, whole = (_network(*SCRATCH, f"model.width={width}") for width in (0.5, 1.0))
     assert inference_parameters(whole) == 892_654 and flops(whole, 480, 640) == 3_941_975_040 <= 4e9
     assert whole.trunk.channels == (32, 64, 128, 160, 96, 96)
     assert half.trunk.channels == (16, 32, 64, 80, 48, 48)
     assert [half.heads["3"].get_submodule(name).in_channels for name in STRIDE_NAMES] == [16, 16, 32, 80, 48, 48]
-    lite0 = _network("model=fanet_lite0")
+    lite0 = _network()
     assert inference_parameters(lite0) == 944_878 and flops(lite0, 480, 640) == 3_981_373_440 <= 4e9
     assert lite0.trunk.channels == (24, 40, 112, 128, 96, 96)
 
@@ -92,7 +95,7 @@ def test_lite0_with_the_weights_of_timm(tmp_path: Path) -> None:
             module.eps = 1e-3
     for stage in (3, 4):
         oracle.blocks[stage] = oracle.blocks[stage][:2]
-    network = _network("model=fanet_lite0").eval()
+    network = _network().eval()
     before = {key: x.clone() for key, x in network.trunk.state_dict().items() if key.startswith(("stage32", "extra"))}
     load_backbone_weights(network, tmp_path / "lite0.pth")
     assert all(torch.equal(x, network.trunk.state_dict()[key]) for key, x in before.items())

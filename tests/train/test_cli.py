@@ -122,7 +122,7 @@ data.train_images=0 ema=1.5 cache=tape
         *(([f"{key}=nowhere.ckpt"], "nowhere.ckpt") for key in ("init", "resume")),
         (["init=fanet_light"], "init=fanet_light.* model.*=.* give "),
         (["init=fanet_light", "model=fanet_light", "level=2"], "model.level=3.* 2; .*init_part=trunk"),
-        (["init=fanet_light", "init_part=trunk"], "model.backbone=light.* vgg; .*model=fanet_light"),
+        (["init=fanet_light", "init_part=trunk"], "model.backbone=lite0.* vgg; .*model=fanet_light"),
         (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk.*trunk"),
         (["init_part=trunk"], "init_part=trunk.*init=MODEL"),
         (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "init.*weights"),
