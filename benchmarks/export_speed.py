@@ -84,7 +84,7 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
         calibration = [pixels[0].transpose(1, 2, 0)] if dtype == "int8" else []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            model = onnx_model(network, SETTINGS, {}, dtype=dtype, calibration=calibration)
+            model = onnx_model(fuse(network), SETTINGS, {}, dtype=dtype, calibration=calibration)
             path.write_bytes(model.SerializeToString())
             backend = ExportBackend.open(path, device="cpu", threads=args.threads)
         found[f"onnxruntime {dtype}"] = partial(_boxes, backend, pixels)

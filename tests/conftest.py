@@ -13,8 +13,8 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A suite that gates changes must say the same of the same code. HYPOTHESIS_PROFILE=explore looks for new cases.
-settings.register_profile("same_cases", derandomize=True)
-settings.register_profile("explore")
+settings.register_profile("same_cases", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "same_cases")
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]

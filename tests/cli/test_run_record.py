@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import InUse, RunRecord, differing_settings, is_first_process, locked, read_record
+from tests.score.helpers import refused
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -26,8 +26,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_a_damaged_record_is_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_record(tmp_path)
+    refused(message, read_record, tmp_path)
 
 
 def test_settings_differ_where_they_change_what_is_trained() -> None:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import (
     TrainedOn,
     TrainingImages,
@@ -24,6 +23,7 @@ from fanet_lightning.score import __main__ as score_verb
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import write_predictions
 from tests.evaluate.helpers import write_checkpoint
+from tests.score.helpers import refused
 from tests.train.helpers import TINY, trained
 
 NAMES = st.none() | st.text(min_size=1, max_size=6)
@@ -84,8 +84,7 @@ def test_counted_one_by_one(
 def test_lists_that_are_none(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        read_training_images(tmp_path / "a.txt")
+    refused(message, read_training_images, tmp_path / "a.txt")
 
 
 def test_where_score_looks(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fanet_lightning.cli.config import read_words
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.main import MODULES
+from tests.score.helpers import refused
 from tests.train.helpers import TINY, command
 
 VERBS = ("app", "convert", "detect", "doctor", "evaluate", "export", "package", "plot", "report", "score", "train",
@@ -27,11 +27,8 @@ ODD_PATHS = (
 
 
 def refusal(verb: str, *words: str) -> str:
-    with pytest.raises(InputError) as caught:
-        name = MODULES.get(verb, verb if verb in FLAT else f"{verb}.__main__")
-        importlib.import_module(f"fanet_lightning.{name}").main(list(words))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    name = MODULES.get(verb, verb if verb in FLAT else f"{verb}.__main__")
+    return refused(".", importlib.import_module(f"fanet_lightning.{name}").main, list(words))
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def sets(draw: st.DrawFn) -> dict[str, list[Face]]:
 
 
 @given(faces=sets(), to=st.sampled_from(FORMATS), then=st.sampled_from(FORMATS))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_round_trips(faces: dict[str, list[Face]], to: str, then: str) -> None:
     """COCO → a format → another → COCO: the boxes of the start, whatever the images are called."""
     if not any(not face[4] for own in faces.values() for face in own):

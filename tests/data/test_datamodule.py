@@ -36,10 +36,6 @@ from tests.data.helpers import SIZE, Recorder, Shift, epoch_of, module_of, signa
 from tests.data.wider_files import numbered, write_wider
 
 
-def identity(image: np.ndarray, boxes_xyxy: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return image, boxes_xyxy
-
-
 def seed_of(image: torch.Tensor) -> int:
     first = image[:, 0, :3].permute(1, 0).contiguous().numpy().tobytes()[:8]
     return int(np.frombuffer(first, np.uint64)[0])
@@ -50,7 +46,7 @@ def seed_of(image: torch.Tensor) -> int:
 
 def test_samples_and_a_batch_by_hand(root: Path) -> None:
     records = WiderFaceSource(root).train()
-    dataset = TrainDataset(records, identity)
+    dataset = TrainDataset(records, lambda image, boxes_xyxy, seed: (image, boxes_xyxy))
     batch = dataset.batch([SampleKey(0, index) for index in (2, 0, 1)])
     assert batch.images.shape == (3, 3, 48, 64) and batch.images.dtype == torch.uint8
     for image, index in zip(batch.images, (2, 0, 1), strict=True):
@@ -81,7 +77,7 @@ def test_the_seed_comes_from_seed_epoch_and_index_alone(root: Path) -> None:
 # Which images form which batch
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 60), st.integers(1, 6), st.integers(1, 4), st.integers(0, 5), st.integers(0, 2**32))
 def test_ranks_share_one_process_s_batches(images: int, share: int, world: int, epoch: int, seed: int) -> None:
     total = share * world
@@ -215,8 +211,6 @@ def test_ranks_change_nothing(root: Path) -> None:
     val = [[b.image_ids[0] for b in attached(module_of(root), rank, 2).val_dataloader()] for rank in range(2)]
     assert [len(share) for share in val] == [3, 2]
     assert sorted(val[0] + val[1]) == [record.image_id for record in module_of(root).val_records]
-    with pytest.raises(InputError, match="batch_size=4"):
-        attached(module_of(root), 0, 3).train_dataloader()
 
 
 def test_epochs_differ_and_restarts_repeat(root: Path) -> None:
@@ -468,5 +462,3 @@ def test_the_real_augmentation_takes_images_that_cannot_be_written(dozen: Path) 
     for key in (SampleKey(epoch, index) for epoch in range(12) for index in range(12)):
         one, two = with_cache[key], without[key]
         assert torch.equal(one.image, two.image) and torch.equal(one.boxes_xyxy, two.boxes_xyxy)
-    for index, record in enumerate(records):
-        np.testing.assert_array_equal(cache.get(index), read_image_rgb(record.path))

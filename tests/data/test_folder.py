@@ -16,6 +16,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.source import FolderSource, carved
 from fanet_lightning.data.sources import build_source
 from tests.data.folder_files import FORMATS, TRAIN, VAL, WRITERS, Face, by_id, refusal, write_image, write_text, written
+from tests.data.wider_files import turned
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -115,7 +116,6 @@ FAULTS: list[tuple[str, str, Change]] = [
     ("yolo", "data.points=landmarks", row("0 0.1 0.2 0.3 0.4 0.5 0.6")),
     ("voc", "is no object with", lambda text: text.replace("<xmax>40<", "<xmax>forty<")),
     ("voc", "is no XML", lambda text: text.replace("</bndbox>", "", 1)),
-    ("voc", "x1=10 y1=20 x2=5 y2=60 is no box", lambda text: text.replace("<xmax>40<", "<xmax>5<")),
     ("coco", "annotations[0] is of image_id 77", coco(lambda c: c["annotations"][0].update(image_id=77))),
     ("coco", "annotations[0] is of category_id 5", coco(lambda c: c["annotations"][0].update(category_id=5))),
     ("coco", "annotations[0] has no bbox of", coco(lambda c: c["annotations"][0].update(bbox=[10**400, 2, 3, 4]))),
@@ -165,15 +165,12 @@ def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
     np.testing.assert_allclose(boxes(), [[30, 0, 50, 40], [30, 0, 50, 40]], atol=1e-4)
     yaml.write_text(yaml.read_text().replace("[1, 2]", "[5, 3]"))
     assert "says 15" in refusal(tmp_path, "yolo")
-    yaml.write_text("train: train.txt\nnames: [face]\n")
-    assert "data.train.images=LIST" in refusal(tmp_path, "yolo")
 
 
 def test_yolo_is_of_the_upright_image(tmp_path: Path) -> None:
     WRITERS["yolo"](tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying, shown 100 wide and 200 high
-    Image.new("RGB", (200, 100)).save(tmp_path / "images" / "train" / "party" / "a.jpg", exif=exif)
+    # Stored lying, shown 100 wide and 200 high.
+    Image.new("RGB", (200, 100)).save(tmp_path / "images" / "train" / "party" / "a.jpg", exif=turned(6))
     boxes = by_id(FolderSource(tmp_path, "yolo").train())["party/a"].boxes_xyxy
     np.testing.assert_allclose(boxes[0], [5, 40, 20, 120], atol=1e-4)
 
@@ -208,15 +205,12 @@ def test_voc_without_lists(tmp_path: Path) -> None:
     (tmp_path / "Annotations").rename(tmp_path / "old")
     for part, faces in (("train", TRAIN), ("val", VAL)):
         for image_id in faces:
-            write_text(
-                tmp_path / "Annotations" / part / f"{image_id}.xml", (tmp_path / "old" / f"{image_id}.xml").read_text()
-            )
+            text = (tmp_path / "old" / f"{image_id}.xml").read_text()
+            write_text(tmp_path / "Annotations" / part / f"{image_id}.xml", text)
         (tmp_path / "ImageSets" / "Main" / f"{part}.txt").unlink()
     source = FolderSource(tmp_path, "voc")
-    assert sorted(by_id(source.train())) == ["c", "party/a", "party/b"] and sorted(by_id(source.val())) == [
-        "e",
-        "street/d",
-    ]
+    assert sorted(by_id(source.train())) == ["c", "party/a", "party/b"]
+    assert sorted(by_id(source.val())) == ["e", "street/d"]
 
 
 def test_list_with_four_columns(tmp_path: Path) -> None:
@@ -266,7 +260,7 @@ def test_a_set_without_validation_is_divided(format: str, tmp_path: Path, capsys
     more=st.sets(st.text("xyz", min_size=7, max_size=9), max_size=20),
     share=st.floats(0.05, 0.95),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_division_is_stable(ids: set[str], more: set[str], share: float) -> None:
     chosen = carved(ids, share)
     assert 1 <= len(chosen) < len(ids)

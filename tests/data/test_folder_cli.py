@@ -12,7 +12,7 @@ from PIL import Image
 from fanet_lightning.data.folder.convert import main as convert
 from fanet_lightning.doctor.__main__ import main as doctor
 from tests.data.folder_files import FORMATS, HEIGHT, VAL, WIDTH, WRITERS, Face, Tell
-from tests.data.wider_files import write_wider
+from tests.data.wider_files import turned, write_wider
 
 TINY = [
     "level=1", "model.width=0.0625", "input_size=64", "batch_size=2", "epochs=1", "workers=0", "logger=none",
@@ -59,10 +59,8 @@ def kinds(out: Path) -> set[str]:
 def photo(path: Path, size_wh: tuple[int, int], orientation: int = 1) -> None:
     """A photo with so many pixels stored, and an EXIF orientation."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     color = sum(map(ord, path.name)) % 256
-    Image.new("RGB", size_wh, (color, 90, 200 - orientation)).save(path, exif=exif)
+    Image.new("RGB", size_wh, (color, 90, 200 - orientation)).save(path, exif=turned(orientation))
 
 
 # One face, at x 10 … 30, y 5 … 25 of the 200 × 100 stored pixels: where it is in the photo as it is shown.

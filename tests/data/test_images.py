@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from fanet_lightning.data.images import UnreadableImage, image_fault, read_image_rgb, read_image_size, read_shrunk_rgb
+from tests.data.wider_files import turned
 
 
 def gradient(height: int = 40, width: int = 56) -> np.ndarray:
@@ -24,12 +25,6 @@ def gradient(height: int = 40, width: int = 56) -> np.ndarray:
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
     image.save(path, **options)
     return path
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
 
 
 def refused(path: Path) -> str:

@@ -117,7 +117,7 @@ def test_placement_stays_close_to_the_ideal_map(window: Window, size: int) -> No
     assert 0 <= placement.target[1] < placement.target[3] <= size
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(random_windows, st.integers(8, 90))
 def test_pixels_follow_the_map_that_boxes_follow(window: Window, size: int) -> None:
     """Bilinear sampling and averages reproduce a linear image: each output pixel shows the ramp at its own place."""
@@ -202,7 +202,6 @@ def test_the_crop_keeps_a_face_by_trying_again() -> None:
     assert largest[0] < 0.7 and largest[1] > 0.9
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.data())
 def test_some_face_survives_whatever_the_image(height: int, width: int, data: st.DataObject) -> None:
     x = data.draw(st.floats(0, width - 0.5))
@@ -309,7 +308,7 @@ def test_boxes_sit_where_the_pixels_are(shape: tuple[int, int], size: int, ancho
 raw_boxes = st.lists(st.tuples(*[st.floats(-300, 400, width=32)] * 4), max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 200), st.integers(1, 200), raw_boxes, st.integers(0, 2**63 - 1), st.sampled_from([0.0, 1.0]))
 def test_any_image_and_any_boxes(
     height: int, width: int, raw: list[tuple[float, ...]], seed: int, anchor_sampling: float
@@ -417,11 +416,7 @@ def test_draws_fill_their_ranges_and_leave_out_half() -> None:
 # Transforms of Albumentations
 
 
-def plain_square(**changes: Any) -> TrainAugment:
-    return TrainAugment(96, **{**NOTHING, **changes})
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(["RandomRotate90", "D4", "SafeRotate", "Affine", "OneOf"]), st.integers(0, 2**63 - 1))
 def test_boxes_and_pixels_move_together(name: str, seed: int) -> None:
     """A white rectangle on black is inside its box, and fills it as well as the transform lets it."""
@@ -431,7 +426,7 @@ def test_boxes_and_pixels_move_together(name: str, seed: int) -> None:
     )
     image = np.zeros((96, 96, 3), dtype=np.uint8)
     image[30:60, 36:66] = 255
-    augment = plain_square(extra=[extra])
+    augment = TrainAugment(96, **NOTHING, extra=[extra])
     out, boxes = augment(image, [[36, 30, 66, 60]], seed)
     assert np.array_equal(boxes, augment.boxes(96, 96, [[36, 30, 66, 60]], seed))
     if not len(boxes):  # its center has left the image
@@ -516,7 +511,7 @@ def test_sizes_by_hand(scale: TestScale, size_hw: tuple[int, int], expected_hw: 
     assert scale.target_size(*size_hw) == expected_hw
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 13_000), st.integers(1, 13_000), st.integers(1, 5000), st.sampled_from(["short", "long"]))
 def test_no_image_outgrows_what_can_be_read(height: int, width: int, size: int, kind: Literal["short", "long"]) -> None:
     rows, columns = TestScale(kind, size).target_size(height, width)
@@ -539,7 +534,7 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return out
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 24), st.integers(2, 24), st.integers(1, 30), st.integers(0, 2**31))
 def test_pixels_equal_plain_bilinear_sampling(height: int, width: int, size: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

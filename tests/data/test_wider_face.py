@@ -67,10 +67,7 @@ def test_text_by_hand(tmp_path: Path) -> None:
     [
         ("10 20 30 40 1 0 1 0 2 1", "10 20 30 40 1 0 1 0 2", "line 3: '10 20 30 40 1 0 1 0 2'"),
         ("5 6 0 8 0", "5 6 nan 8 0", "line 4: x1=5 y1=6 x2=nan"),
-        ("5 6 0 8 0 0 0 0 0 0\n", "\n", "line 2: '3'"),
-        ("a.jpg\n3", "a.jpg\nthree", "line 2: 'three' stands where the number of faces of 0--Parade/a.jpg"),
         ("c.jpg", "b.jpg", "1--Handshaking/b twice"),
-        (THREE, "\n", "wider_face_val_bbx_gt.txt: '' names no image"),
     ],
 )
 def test_malformed_text_names_file_line_and_text(old: str, new: str, says: str, tmp_path: Path) -> None:

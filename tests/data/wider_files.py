@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 # x y w h, then blur expression illumination invalid occlusion pose.
 Row = Sequence[int]
@@ -18,6 +19,12 @@ def write_text(path: Path, faces: Mapping[str, Sequence[Row]]) -> None:
         lines += [" ".join(map(str, row)) + " " for row in rows] or ["0 0 0 0 0 0 0 0 0 0 "]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 def write_image(path: Path, seed: int, size_hw: tuple[int, int] = (48, 64)) -> None:

@@ -87,7 +87,7 @@ def test_passes_keep_the_sizes_that_they_are_trusted_with() -> None:
     ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([500, 2000, 9000]))
 def test_boxes_come_back_by_the_exact_ratio_of_sizes(height: int, width: int, max_pixels: int) -> None:
     """Whatever the rounding of sides, the whole input is the whole image, in all passes: one box after the vote."""

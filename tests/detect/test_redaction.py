@@ -130,9 +130,8 @@ def test_an_ellipse_leaves_the_corners_of_the_scaled_box_but_at_the_border():
 
 
 def test_an_image_is_stretched_over_the_face(tmp_path):
-    Image.fromarray(np.repeat(np.array([[[255, 0, 0, 255], [0, 0, 0, 0]]], np.uint8), 2, axis=0)).save(
-        tmp_path / "a.png"
-    )
+    cover = np.repeat(np.array([[[255, 0, 0, 255], [0, 0, 0, 0]]], np.uint8), 2, axis=0)
+    Image.fromarray(cover).save(tmp_path / "a.png")
     result = redact(noise(50, 50), [[10, 10, 30, 40]], f"image:{tmp_path / 'a.png'}", scale=1)
     assert (result[10:40, 10:20] == (255, 0, 0)).all() and (result[10:40, 20:30] == 255).all()
     (tmp_path / "b.png").write_bytes(b"no image")

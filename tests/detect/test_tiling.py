@@ -19,7 +19,7 @@ from fanet_lightning.ops.structures import HeadOutput, NetworkOutput
 # Where the tiles lie
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.integers(SMALLEST_TILE_PIXELS, 3 * SMALLEST_TILE_PIXELS))
 def test_tiles_cover_the_image_once(height: int, width: int, tile_pixels: int) -> None:
     parts = tiles.tiles(height, width, tile_pixels)
@@ -140,7 +140,7 @@ def _double_heads(
         return network(images, upsample=upsample)  # type: ignore[no-any-return]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 2**31))
 def test_equal_scores_are_ordered_as_in_the_whole(height: int, width: int, seed: int) -> None:
     """Five scores alone, so ties everywhere: between tiles the image's numbering decides, exactly."""

@@ -216,7 +216,7 @@ def test_a_camera_gives_recent_frames_with_the_time_they_came(tmp_path, monkeypa
     class Camera:
         """The second frame waits until the first is taken, however late a busy machine gets to that."""
 
-        isOpened, get, release = capture.isOpened, capture.get, capture.release  # noqa: N815
+        isOpened, get, release = capture.isOpened, capture.get, capture.release
 
         def read(self):
             if capture.get(cv2.CAP_PROP_POS_FRAMES) >= 1:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fanet_lightning.doctor.__main__ import main
-from tests.data.wider_files import write_text
+from tests.data.wider_files import turned, write_text
 
 
 def scene(seed: int, size_hw: tuple[int, int] = (240, 320)) -> np.ndarray:
@@ -89,9 +89,8 @@ def plant(root: Path) -> None:
     of_train["cut"].write_bytes(of_train["cut"].read_bytes()[:-4000])
     image_path(root, "val", "1--B/empty").write_bytes(b"")
     for name in ("turned", "shown"):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.fromarray(scene(70)).save(image_path(root, "train", f"0--A/{name}"), exif=exif, quality=90 + len(name))
+        path = image_path(root, "train", f"0--A/{name}")
+        Image.fromarray(scene(70)).save(path, exif=turned(6), quality=90 + len(name))
     image_path(root, "train", "0--A/again").write_bytes(image_path(root, "train", "0--A/first").read_bytes())
     image_path(root, "train", "0--A/leaked").write_bytes(image_path(root, "val", "1--B/leaked").read_bytes())
     image_path(root, "val", "1--B/copy").write_bytes(image_path(root, "val", "1--B/sound").read_bytes())

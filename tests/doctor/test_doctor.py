@@ -82,10 +82,8 @@ def test_the_shared_sample(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_parts_that_share_a_folder_name_an_unlabelled_image_once(tmp_path: Path) -> None:
-    root, sides = tmp_path / "own", {"train": ["a", "b"], "val": ["c"]}
-    write_voc(
-        root, {part: {name: [(10, 20, 30, 40, False, "face")] for name in names} for part, names in sides.items()}
-    )
+    root, face = tmp_path / "own", [(10, 20, 30, 40, False, "face")]
+    write_voc(root, {"train": {"a": face, "b": face}, "val": {"c": face}})
     for seed, name in enumerate(["a", "b", "c", "nobody", "kept_back"]):
         save(root / "JPEGImages" / f"{name}.jpg", scene(seed, (100, 200)))
     # To test on: in no list, but with labels.

@@ -61,25 +61,25 @@ COORDINATE = st.one_of(
     st.sampled_from([-9.0, -1.0, -0.4, 0.0, 0.5, 6.0, 11.0, 12.0, 13.0, 40.0, NAN, INF]),
     st.integers(-3, 14).map(float),
 )
-BOXES = st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE, COORDINATE, st.booleans()), max_size=12)
+BOXES = st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE, COORDINATE, st.booleans()), max_size=12).map(
+    lambda rows: (np.reshape([row[:4] for row in rows], (-1, 4)), np.array([row[4] for row in rows], dtype=bool))
+)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(BOXES)
-def test_faults_are_the_oracles(rows) -> None:
-    boxes = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
-    ignored = np.array([row[4] for row in rows], dtype=bool)
+def test_faults_are_the_oracles(drawn) -> None:
+    boxes, ignored = drawn
     faults = box_faults(boxes, ignored, (12, 11))
     assert {name: np.flatnonzero(mask).tolist() for name, mask in faults._asdict().items()} == oracle(
         boxes.tolist(), ignored.tolist(), (12, 11)
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(BOXES)
-def test_fixing_leaves_nothing_to_fix_and_invents_nothing(rows) -> None:
-    boxes = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
-    ignored = np.array([row[4] for row in rows], dtype=bool)
+def test_fixing_leaves_nothing_to_fix_and_invents_nothing(drawn) -> None:
+    boxes, ignored = drawn
     fixed = fixed_boxes(boxes, ignored, (12, 11))
     faults = box_faults(fixed.boxes_xyxy, fixed.ignored, (12, 11))
     for name in ("not_finite", "without_area", "outside", "partly_outside", "doubled"):

@@ -63,7 +63,7 @@ def same(found: dict[str, float], wanted: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 12))
 def test_any_batches_in_any_order_with_any_repeats_give_the_scorers_numbers(
     images: list[Shown], expected: dict[str, dict[str, float]], name: str, seed: int, size: int

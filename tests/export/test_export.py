@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from fanet_lightning import FaceDetector
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import TrainingImages
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect.detector import open_detector
@@ -32,6 +31,7 @@ from fanet_lightning.ops.postprocess import detect
 from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 from tests.detect.helpers import PHOTOGRAPH, light
 from tests.export.exported_files import shipped_onnx
+from tests.score.helpers import refused
 
 SETTINGS = {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 750}
 LINE = r"compared with (\S+) on .*: ([\d,]+) boxes [^,]*, boxes differ by at most (\S+) px, scores by (\S+)\n"
@@ -103,15 +103,11 @@ def test_openvino(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.testing.assert_close(found.boxes_xyxy, alone.boxes_xyxy, atol=0.05, rtol=0)
     images = [np.zeros((40, 50, 3), np.uint8), PHOTOGRAPH]
     assert [len(faces) for faces in FaceDetector.from_openvino(out, threads=1).detect(images)] == [0, 1]
-    with pytest.raises(InputError, match=r"device=tpu.*cpu"):
-        FaceDetector.from_openvino(out, device="tpu")
-    with pytest.raises(InputError, match=r"faces\.xml is there already"):
-        export_main.main(words)
+    refused(r"device=tpu.*cpu", FaceDetector.from_openvino, out, device="tpu")
+    refused(r"faces\.xml is there already", export_main.main, words)
     out.with_suffix(".bin").unlink()
     for path in (out, tmp_path / "absent.xml"):
-        with pytest.raises(InputError, match=rf"{path.stem}\.bin") as raised:
-            open_detector(path)
-        assert "\n" not in str(raised.value)
+        refused(rf"{path.stem}\.bin", open_detector, path)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
@@ -199,8 +195,7 @@ def test_a_file_that_disagrees_is_not_kept(
     out.parent.mkdir()
     out.write_text("an older file")
     words = ["format=torchscript", f"out={out}", "rounds=1", "overwrite=true", f"images={images}"]
-    with pytest.raises(InputError, match=r"torch\.jit does not find the same faces"):
-        export_main.main([*words, "detection.keep=50"])
+    refused(r"torch\.jit does not find the same faces", export_main.main, [*words, "detection.keep=50"])
     assert f"on images of {images}: " in capsys.readouterr().out
     assert [entry.name for entry in out.parent.iterdir()] == ["faces.pt"] and out.read_text() == "an older file"
 
@@ -334,10 +329,8 @@ def test_refused(words: str, message: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "taken.onnx").write_text("mine")
-    with pytest.raises(InputError, match=re.escape(message)) as raised:
-        export_main.main(words.split())
-    assert "\n" not in str(raised.value)
+    refused(re.escape(message), export_main.main, words.split())
     assert (tmp_path / "taken.onnx").read_text() == "mine"
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"needs the package onnxscript; pip install 'fanet-lightning\[export\]'"):
-        export_main.main(["out=x.onnx"])
+    needed = r"needs the package onnxscript; pip install 'fanet-lightning\[export\]'"
+    refused(needed, export_main.main, ["out=x.onnx"])

@@ -71,7 +71,7 @@ def test_backbone_layer_by_layer(fc6: str, dilation: int, height: int, width: in
 ANY_SIZE = [build_network(width=TINY, level=2).eval(), build_network(**LIGHT, width=TINY).eval()]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(which=st.sampled_from([0, 1]), height=st.integers(1, 300), width=st.integers(1, 300))
 def test_every_map_is_size_over_stride_rounded_up(which: int, height: int, width: int) -> None:
     with torch.no_grad():

@@ -77,7 +77,7 @@ def test_maps_are_the_extractors_at_any_size(stand_in: None, name: str) -> None:
     assert backbone.map_names == STRIDE_NAMES
     assert backbone._indices == {"plain": (1, 2, 3, 4), "repeated": (1, 2, 4, 5)}[name]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.integers(1, 200), st.integers(1, 200))
     def check(height: int, width: int) -> None:
         x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))

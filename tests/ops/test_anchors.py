@@ -34,7 +34,7 @@ def test_the_training_size() -> None:
         AnchorGrid(((4, 4), (2, 2))).boxes_cxcywh()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=6, max_size=6))
 def test_equals_plain_loops(shapes: list[tuple[int, int]]) -> None:
     grid = AnchorGrid(tuple(shapes))

@@ -46,7 +46,7 @@ def test_both_by_hand() -> None:
         assert taken(found) == expected and found.unmatched_faces.item() == 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=3),
     st.sampled_from([(16, 16), (33, 70), (64, 40), (130, 100)]),
@@ -85,7 +85,7 @@ def test_wild_predictions_take_nothing_away_from_sound_ones(wild: float) -> None
     assert 5 in taken(found) and 6 in taken(found)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=3),
     st.sampled_from([(16, 16), (33, 70), (64, 40)]),

@@ -69,7 +69,7 @@ def clustered(count: int, spread: float, ties: bool, whole: bool, seed: int) -> 
     return ((boxes_xyxy / 8).round() * 8 if whole else boxes_xyxy), scores
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.integers(0, 60), st.sampled_from([10.0, 100.0, 2000.0]), st.booleans(), st.booleans(), st.integers(0, 10_000),
     st.sampled_from([0.05, 0.3, 0.5, 0.75, 1.0]), st.sampled_from([3, 750]), st.booleans(),

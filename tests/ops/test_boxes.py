@@ -37,7 +37,7 @@ def test_iou_by_hand(second: tuple[float, ...], expected: float) -> None:
     assert boxes.paired_iou(other, first).item() == pytest.approx(expected, abs=1e-7)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(box, max_size=6), st.lists(box, max_size=6))
 def test_pairwise_iou_equals_torchvision(first: list[tuple[float, ...]], second: list[tuple[float, ...]]) -> None:
     ours, theirs = torch.tensor(first).reshape(-1, 4), torch.tensor(second).reshape(-1, 4)
@@ -53,7 +53,7 @@ def test_encode_by_hand() -> None:
     torch.testing.assert_close(boxes.decode(torch.tensor([expected]), anchor), face)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(box, st.sampled_from([16.0, 64.0, 512.0]), coordinate, coordinate)
 def test_decode_inverts_encode(face: tuple[float, ...], size: float, x: float, y: float) -> None:
     anchor, target = torch.tensor([[x, y, size, size]]), torch.tensor([face])

@@ -47,7 +47,7 @@ def test_one_anchor_by_hand(
     assert (found.positives.item(), found.unmatched_faces.item()) == (len(faces), 0)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=3),
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=3), *map(st.sampled_from, KINDS.values()),

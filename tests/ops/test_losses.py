@@ -17,7 +17,7 @@ TORCHVISION = {
 }
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.floats(-15, 15), st.booleans()), min_size=1, max_size=20),
     st.floats(0, 1),
@@ -36,7 +36,7 @@ def test_focal_equals_plain_loops_and_torchvision(
     torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.floats(-15, 15), st.floats(0, 1)), min_size=1, max_size=20),
     st.sampled_from([1.0, 2.0, 3.0]),
@@ -81,7 +81,7 @@ side = st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 16.0, 5e5]) | st.floats(0, 700, w
 any_box = st.tuples(coordinate, coordinate, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.sampled_from(IOU_LOSSES), any_box, any_box)
 def test_any_boxes_give_a_bounded_loss_and_a_finite_gradient(
     kind: str, first: tuple[float, ...], second: tuple[float, ...]

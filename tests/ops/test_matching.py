@@ -102,7 +102,7 @@ on_an_anchor = st.tuples(st.integers(0, 6), st.integers(0, 6)).map(
 crowd = st.lists(st.one_of(box, on_an_anchor), max_size=9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(crowd, min_size=1, max_size=3), st.integers(1, 100), st.integers(1, 100),
     st.sampled_from([0.2, 0.35, 0.5]), st.integers(0, 4), st.booleans(),
@@ -113,7 +113,7 @@ def test_any_faces_on_any_grid(
     assert_follows_the_rule(grid_for(height, width), faces_in(*images), len(images), threshold, rounds, second)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(on_an_anchor, max_size=14), min_size=1, max_size=2),
     st.tuples(st.integers(1, 5), st.integers(1, 5)),

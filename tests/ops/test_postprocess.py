@@ -79,7 +79,7 @@ def test_what_is_not_finite_never_comes_out() -> None:
         assert found.scores[0].item() == pytest.approx(0.7)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000), st.integers(1, 3), st.sampled_from([0.01, 0.3, 0.5]), st.sampled_from([3, 10, 5000]),
     st.sampled_from([0.3, 0.5]), st.sampled_from([2, 750]), st.booleans(),

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fanet_lightning.report.error_gallery import report_by_attribute
-from fanet_lightning.report.figures import attribute_figure, event_figure
+from fanet_lightning.report.figures import attribute_figure
 from fanet_lightning.score.analysis.attributes import group_label, score_attributes
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import write_predictions
@@ -26,10 +26,10 @@ def test_figures_show_each_group_with_its_faces() -> None:
     texts = {tick.get_text() for tick in figure.axes[0].get_yticklabels()}
     shown = [own for own in compared.groups if own.faces and own.attribute != "event"]
     assert {f"{group_label(own.attribute, own.value)}  ({own.faces})" for own in shown[1:]} <= texts
-    values = [own.measure(name).value for own in shown for name in ("ap", "normalised_ap")]
+    values = [getattr(own, name).value for own in shown for name in ("ap", "normalised_ap")]
     assert sorted(dots(figure)) == sorted(value for value in values if not math.isnan(value))
     aps = sorted((own.ap.value for own in compared.groups if own.attribute == "event"), reverse=True)
-    assert dots(event_figure(compared)) == [compared.groups[0].ap.value, *aps]
+    assert dots(attribute_figure(compared, of_events=True)) == [compared.groups[0].ap.value, *aps]
 
 
 def dots(figure: Figure) -> list[float]:
@@ -52,17 +52,17 @@ def run(tmp_path: Path) -> tuple[GroundTruth, Path]:
 def test_from_files_to_files(run: tuple[GroundTruth, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, found = run
     part, out = truth.select(truth.image_ids[:9]), tmp_path / "out"
-    scores = report_by_attribute(part, found, out, title="WIDER FACE", bootstrap=5, within="easy", against=found)
-    assert (scores.images, scores.within) == (9, "easy")
+    scores = report_by_attribute(part, found, out, title="WIDER FACE", bootstrap=5, against=found)
+    assert (scores.images, scores.within) == (9, "hard")
     assert not any(own.ap.value for own in scores.differences if own.faces)
     printed = capsys.readouterr().out
-    assert printed.startswith("WIDER FACE, easy\n")
+    assert printed.startswith("WIDER FACE, hard\n")
     assert f"{scores.groups[0].ap.value:.4f}" in printed
     content = json.loads((out / "attributes.json").read_text())
     assert content["groups"]["all"]["all"]["ap"] == scores.groups[0].ap.value
     assert content["against"]["predictions"] == str(found)
     assert {path.name for path in out.iterdir()} == FILES | {"events.pdf", "events.png"}
-    # Of one event there is no figure of events, and the earlier one goes.
+    # Of one event there is no figure of events.
     one_event = truth.select([image_id for image_id in truth.image_ids if image_id.startswith("0--")])
-    report_by_attribute(one_event, found, out, title="WIDER FACE", bootstrap=0)
-    assert {path.name for path in out.iterdir()} == FILES
+    report_by_attribute(one_event, found, tmp_path / "one", title="WIDER FACE", bootstrap=0)
+    assert {path.name for path in (tmp_path / "one").iterdir()} == FILES

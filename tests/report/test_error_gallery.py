@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.report.error_gallery import MAX_ROWS, write_error_gallery
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
+from tests.data.wider_files import write_image
+from tests.score.helpers import refused
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 A, B, C = "0--Parade/a", "1--<b>Riot & Co</b>/b", "2--Rest/c"
@@ -50,11 +51,8 @@ def rows(truth: GroundTruth) -> Predictions:
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     for image_id, size in ((A, (1500, 2000)), (B, (200, 300)), (C, (200, 300))):
-        path = folder / f"{image_id}.{'JPG' if image_id == A else 'jpg'}"
-        path.parent.mkdir(parents=True)
-        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        assert cv2.imwrite(str(path), image)
-    path.write_bytes(path.read_bytes()[:5000])  # C is cut short
+        write_image(path := folder / f"{image_id}.{'JPG' if image_id == A else 'jpg'}", 0, size)
+    path.write_bytes(path.read_bytes()[:-1000])  # C is cut short
     return folder
 
 
@@ -70,6 +68,7 @@ def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path,
     data = content(tmp_path / "errors")
     assert data["rows"] == {"hit": 3, "duplicate": 1, "localisation": 1, "background": 1, "ignored": 1}
     assert (data["faces"], data["images"], data["setting"]) == (5, 3, "hard")
+    assert data["heights"][:2] == [["<10", "<10 px", None, 10], ["10-16", "10–16 px", 10, 16]]
     # The worst first; C costs nothing.
     assert [picture["id"] for picture in data["pictures"]] == [A, B, C]
     assert data["pictures"][2]["gain"] == 0
@@ -105,10 +104,9 @@ def test_fewer_images_and_none(truth: GroundTruth, rows: Predictions, tmp_path: 
     write_error_gallery(tmp_path / "errors", truth, rows, title="T", images=3)
     assert len(content(tmp_path / "errors")["pictures"]) == 3
     (tmp_path / "errors" / "thesis.txt").write_text("x")
-    with pytest.raises(InputError, match="thesis"):
-        write_error_gallery(tmp_path / "errors", truth, rows, title="T")
-    with pytest.raises(InputError, match="nowhere has none of them"):
-        write_error_gallery(tmp_path / "new", truth, rows, title="T", images_root=tmp_path / "nowhere")
+    refused("thesis", write_error_gallery, tmp_path / "errors", truth, rows, title="T")
+    nowhere = {"title": "T", "images_root": tmp_path / "nowhere"}
+    refused("nowhere has none of them", write_error_gallery, tmp_path / "new", truth, rows, **nowhere)
     assert [path.name for path in tmp_path.iterdir()] == ["errors"]
 
 

@@ -30,7 +30,7 @@ from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score.attribute_oracle import counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 10**6), within=st.sampled_from(["hard", "easy"]), levels=st.sampled_from([1, 9, 99]))
 def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, levels: int) -> None:
     run = drawn_run(seed, levels=levels)
@@ -56,7 +56,7 @@ def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, 
     np.testing.assert_array_equal(scores.groups[0].normalised_ap.value, scores.groups[0].ap.value)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_resamples_are_those_of_the_bootstrap_to_the_last_bit(seed: int) -> None:
     run, other = drawn_run(seed), drawn_run(seed, detector=1)
@@ -156,7 +156,7 @@ def test_json_and_csv_hold_every_number(tmp_path: Path, compared: AttributeScore
             assert (line["attribute"], line["value"], int(line["faces"])) == own[:3]
             assert (entry["faces"], entry["images"]) == own[2:4]
             for measure in MEASURES:
-                numbers = [None if math.isnan(number) else number for number in own.measure(measure)[:3]]
+                numbers = [None if math.isnan(number) else number for number in getattr(own, measure)[:3]]
                 assert [entry[measure], *(entry["intervals"][measure] or [None, None])] == numbers
                 for end, number in zip(("", "_low", "_high"), numbers, strict=True):
                     cell = line[f"{prefix}{measure}{end}"]

@@ -54,7 +54,7 @@ def drawn_images(images: int, samples: int, seed: int) -> list[list[int]]:
     return [rng.integers(0, images, images).tolist() for _ in range(samples)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), images=st.integers(1, 12), levels=st.sampled_from([1, 5, 1000]))
 def test_counts_give_the_curve_of_score_to_the_last_bit(seed: int, images: int, levels: int) -> None:
     run = drawn_run(seed, images, levels=levels)
@@ -103,17 +103,13 @@ def test_percentiles_by_hand() -> None:
     assert interval[:3] == pytest.approx((7.0, 1.0, 39.0), abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), images=st.integers(1, 7), draw=st.integers(0, 99))
 def test_every_sample_is_the_ap_of_the_images_laid_out_again(seed: int, images: int, draw: int) -> None:
     run = drawn_run(seed, images)
-    counts = count_images(*run)
-    for setting, interval in bootstrap_ap(counts, samples=6, seed=draw).items():
-        resamples = drawn_images(images, 6, draw)
-        expected = [rebuilt_ap(run, setting, drawn) for drawn in resamples]
+    for setting, interval in bootstrap_ap(count_images(*run), samples=6, seed=draw).items():
+        expected = [rebuilt_ap(run, setting, drawn) for drawn in drawn_images(images, 6, draw)]
         np.testing.assert_allclose(interval.samples, expected, rtol=0, atol=1e-12)
-        weighted = [curve_from_counts(counts[setting], np.bincount(own, minlength=images)).ap for own in resamples]
-        np.testing.assert_allclose(weighted, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1, 2**21])

@@ -62,7 +62,7 @@ def same(found: Mapping[str, float], expected: Mapping[str, float]) -> None:
 
 
 @pytest.mark.parametrize("categories", [1, 3])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), cap=st.sampled_from([1, 3, 1000]), ties=st.booleans())
 def test_values_are_those_of_a_plain_call_and_our_matching_agrees(
     folder: Path, categories: int, seed: int, cap: int, ties: bool
@@ -84,7 +84,7 @@ def test_a_face_that_is_number_0_is_a_face_like_any_other(folder: Path) -> None:
     same(scores_of(folder, case).values["ap"], expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), cap=st.sampled_from([2, 1000]))
 def test_rows_are_judged_one_by_one_as_the_tool_judges_them(folder: Path, seed: int, cap: int) -> None:
     ground_truth, detections = read(folder, random_case(seed, categories=2))
@@ -106,7 +106,7 @@ def test_rows_are_judged_one_by_one_as_the_tool_judges_them(folder: Path, seed: 
             assert own.faces[area].sum() == sum(int(np.sum(np.equal(image["gtIgnore"], 0))) for image in found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), categories=st.sampled_from([1, 2]))
 def test_a_resample_is_the_tool_on_copies_of_the_images(folder: Path, seed: int, categories: int) -> None:
     case = random_case(seed, ties=False, categories=categories)

@@ -15,7 +15,6 @@ from fanet_lightning.score.analysis.error_types import (
     ap_with,
     error_types,
     gain_per_image,
-    lost_ap,
     print_errors,
     write_errors,
 )
@@ -136,7 +135,7 @@ def test_file_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert read["hard"]["dap"] == pytest.approx({name: ap - 0.225 for name, ap in expected.items()})
     assert read["hard"]["special"] == pytest.approx({"false_positives": 0.5 - 0.225, "false_negatives": 0.45 - 0.225})
     assert read["easy"]["ap"] is read["easy"]["dap"]["misses"] is None
-    print_errors(lost_ap(errors))
+    print_errors(errors.lost)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "setting       AP   misses  localisation  duplicates  background",
         "hard      0.2250  +0.0750       +0.2250     +0.0250     +0.1500",

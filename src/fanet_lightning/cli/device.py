@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,17 +185,13 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def _system_bytes() -> int | None:
-    try:
+    with suppress(OSError):
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    except (OSError, UnicodeDecodeError):
-        match = None
-    if match:
-        return int(match[1]) * 1024
-    try:  # no Linux: half of all there is
+        if match := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE):
+            return int(match[1]) * 1024
+    with suppress(ValueError, OSError, AttributeError):  # no Linux: half of all there is
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return None
+    return None
 
 
 def _container_bytes() -> int | None:

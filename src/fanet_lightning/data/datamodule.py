@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from fanet_lightning.cli.device import available_bytes
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.data.images import Image8, UnreadableImage, image_fault, read_image_rgb, read_image_size
 from fanet_lightning.data.records import Boxes, ImageRecord, PackedRecords
 from fanet_lightning.data.sources import FaceSource
@@ -47,7 +47,7 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
 
     Rank r takes the r-th share of each batch, so one process and several train on the same batches. The last,
     incomplete batch is dropped; fewer images than B are repeated to fill one. InputError: ``batch_size_total`` B is not
-    a multiple of the number of processes.
+    a multiple of the number of processes. Iteration begins with ``first_batch``, until the epoch changes.
     """
 
     def __init__(
@@ -68,10 +68,6 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
             self.first_batch = 0
         self.epoch = epoch
 
-    def start_at(self, epoch: int, batch: int) -> None:
-        """Resume in the middle of an epoch: iteration begins with this batch, until the epoch changes."""
-        self.epoch, self.first_batch = epoch, batch
-
     def __len__(self) -> int:
         """Batches of a whole epoch, at least 1."""
         return max(1, self.num_images // self.batch_size_total)
@@ -91,14 +87,6 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
 GIB = 2**30
 # Of the free memory: the rest is for the samples on their way, the training itself and other programs.
 SHARE_OF_FREE = 0.5
-
-
-def check_cache(cache: str | None, cache_gib: float | None) -> None:
-    """Refuse early an unknown kind and a limit that is not positive."""
-    if cache not in (None, "memory"):
-        raise InputError(f"cache={cache} is unknown; take memory or null")
-    if cache_gib is not None:
-        check_numbers("cache_gib", cache_gib, 0.5, 1e-9, 1e9)
 
 
 class MemoryCache:
@@ -164,22 +152,22 @@ def _reopened(sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: Any) -> M
 T = TypeVar("T")
 
 
-def over_files(work: Callable[[int], T], count: int) -> list[T]:
-    """``[work(0), …, work(count - 1)]`` by threads: reading files and OpenCV let other threads run."""
+def over_files(work: Callable[[Path], T], paths: Sequence[Path]) -> list[T]:
+    """What ``work`` makes of each, by threads: reading files and OpenCV let other threads run."""
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(work, range(count)))
+        return list(pool.map(work, paths))
 
 
 def memory_cache(paths: Sequence[Path], cache_gib: float | None, ranks: int = 1) -> MemoryCache:
     """Of these images, in their order. ``cache_gib``: of all ``ranks`` of the machine together; None, or more than is
     free: half of the free memory."""
 
-    def size(index: int) -> tuple[int, int]:
+    def size(path: Path) -> tuple[int, int]:
         with suppress(UnreadableImage):
-            return read_image_size(paths[index])
+            return read_image_size(path)
         return 0, 0
 
-    sizes_hw = np.array(over_files(size, len(paths)), dtype=np.int64).reshape(-1, 2)
+    sizes_hw = np.array(over_files(size, paths), dtype=np.int64).reshape(-1, 2)
     free = available_bytes(torch.device("cpu"))
     limit = None if cache_gib is None else int(cache_gib * GIB)
     if free is not None and (limit is None or limit > free):
@@ -370,13 +358,11 @@ class TrainLoader(Loader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         batch = min(state["images"] // self.sampler.batch_size_total, len(self.sampler))
-        self.sampler.start_at(state["epoch"], batch)
-        self._position = (state["epoch"], batch)
+        self._position = self.sampler.epoch, self.sampler.first_batch = state["epoch"], batch
 
 
 def _some(records: list[ImageRecord], part: str) -> list[ImageRecord]:
-    if not records:
-        raise InputError(f"the {part} part has no image; check data.{part}")
+    check(records, f"the {part} part has no image; check data.{part}")
     return records
 
 
@@ -411,11 +397,12 @@ class FaceDataModule(LightningDataModule):
         cache_gib: float | None = None,
     ) -> None:
         super().__init__()
-        check_cache(cache, cache_gib)
+        check(cache in (None, "memory"), f"cache={cache} is unknown; take memory or null")
+        if cache_gib is not None:
+            check_numbers("cache_gib", cache_gib, 0.5, 1e-9, 1e9)
         check_numbers("workers", workers, 0, 0, 1024)
         size = getattr(augment, "size", input_size)
-        if size != input_size:
-            raise InputError(f"augment.size={size} but input_size={input_size}; give both the same value")
+        check(size == input_size, f"augment.size={size} but input_size={input_size}; give both the same value")
         self.source, self.batch_size, self.seed, self.augment = source, batch_size, seed, augment
         self.workers, self.val_scale = workers, val_scale or TestScale("original")
         self.cache, self.cache_gib = cache, cache_gib
@@ -426,7 +413,7 @@ class FaceDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Write or fetch what the source needs; unreadable validation images are an InputError before training."""
         self.source.prepare()
-        faults = over_files(lambda index: image_fault(self.val_records[index].path), len(self.val_records))
+        faults = over_files(image_fault, [record.path for record in self.val_records])
         unreadable = [fault for fault in faults if fault is not None]
         if unreadable:
             raise InputError(
@@ -453,8 +440,7 @@ class FaceDataModule(LightningDataModule):
         """This rank's part; InputError: of the source or the sampler."""
         if self.train_dataset is None:
             self.train_dataset = self._train_dataset()
-        rank_and_world_size = self._rank_and_world_size()
-        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, *rank_and_world_size, self.seed)
+        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, *self._rank_and_world_size(), self.seed)
         self._train_loader = TrainLoader(self.train_dataset, sampler, *self._options())
         if self._resumed:
             now, before = self._train_images(), self._resumed.get("images")

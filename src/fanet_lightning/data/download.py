@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError, counted, first_line, size_text
+from fanet_lightning.cli.errors import InputError, check, counted, first_line, size_text
 from fanet_lightning.cli.files import check_writable, file_sha256, replaced
 
 # Attempts without progress after the first, seconds before the first of them (they double), read timeout.
@@ -215,8 +215,7 @@ def _at_hand(file: RemoteFile, root: Path, source: str | None) -> tuple[Path, bo
     path = (Path(str(source)) if is_folder else root) / file.name
     if path.is_file() or is_folder:
         reason = file.fault(path)
-        if reason is not None:
-            raise InputError(f"{path}: {reason}; delete it or move it away, and run again to have it fetched")
+        check(reason is None, f"{path}: {reason}; delete it or move it away, and run again to have it fetched")
         return path, False
     endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     urls = tuple(url.replace(HUB, endpoint) for url in file.urls)
@@ -248,8 +247,7 @@ def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source:
             path, is_new = _at_hand(archive, root, source)
             line = f"{counted(unpack(path, archive.inner, root / archive.folder), 'file')} unpacked"
             found, wanted = archive.state(root)
-            if found < wanted:
-                raise InputError(f"{root / archive.folder}: {found:,} of {wanted:,} files after unpacking {path}")
+            check(found >= wanted, f"{root / archive.folder}: {found:,} of {wanted:,} files after unpacking {path}")
             if is_new:
                 path.unlink()
         lines.append(f"{root / archive.folder}: {line}")

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,11 +18,6 @@ from fanet_lightning.cli.errors import InputError
 
 # ISO 14496-12 brands of files whose images are HEVC.
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-
-
-def is_heic(content: bytes) -> bool:
-    """Whether a file that begins so says that it is HEIC; its first 12 bytes are enough."""
-    return content[4:8] == b"ftyp" and content[8:12] in _BRANDS
 
 
 def heic_plug_in() -> bool:
@@ -67,7 +62,7 @@ def read_image_rgb(path: Path | str) -> Image8:
     UnreadableImage: missing, empty, not an image, cut short, over 179 megapixels, or 32-bit pixels, which have no fixed
     range. A JPEG that is damaged in its middle but ends properly decodes, as in every libjpeg program.
     """
-    return decode_image_rgb(_content(path), path)
+    return decode_image_rgb(file_bytes(path), path)
 
 
 def read_shrunk_rgb(path: Path | str, scale: Callable[[int, int], float]) -> tuple[Image8, int, int]:
@@ -75,11 +70,14 @@ def read_shrunk_rgb(path: Path | str, scale: Callable[[int, int], float]) -> tup
 
     ``scale``: of a height and width, symmetric in them: what the image will be multiplied by at most.
     """
-    return _decoded(_content(path), path, scale)
+    return _decoded(file_bytes(path), path, scale)
 
 
-def _content(path: Path | str) -> bytes:
+def file_bytes(path: Path | str) -> bytes:
+    """The bytes of a file; an UnreadableImage where it cannot be read."""
     with _named_errors(path):
+        if Path(path).is_fifo():  # reading it would wait for somebody to write
+            raise UnreadableImage(path, "not a file")
         return Path(path).read_bytes()
 
 
@@ -92,9 +90,11 @@ def _decoded(
     content: bytes, path: Path | str, scale: Callable[[int, int], float] = lambda height, width: 1.0
 ) -> tuple[Image8, int, int]:
     """The pixels, a JPEG's shrunk as far as ``scale`` allows; height and width of the whole image."""
-    with _checked(content, path) as image:
+    with opened_image(content, path) as image:
         frame = pillow_frame(image)
-        if _is_plain_jpeg(image):
+        # What OpenCV gets right: grey or three channels, without a profile of grey.
+        profiled = image.mode == "L" and "icc_profile" in image.info
+        if image.format == "JPEG" and image.mode in ("L", "RGB") and not profiled:
             wanted = scale(frame.height, frame.width)
             array = _decode_jpeg(content, next((k for k in (8, 4, 2) if k * wanted <= 1), 1))
             if array is not None:
@@ -106,11 +106,11 @@ def _decoded(
 
 
 @contextmanager
-def _checked(content: bytes, path: Path | str) -> Iterator[Image.Image]:
-    """The image of a file that has its end; its pixels are not read yet."""
+def opened_image(content: bytes, path: Path | str) -> Iterator[Image.Image]:
+    """The image in a file's bytes, its pixels not read yet; an UnreadableImage as :func:`read_image_rgb`."""
     if is_cut_short(content):
         raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
-    with _opened(io.BytesIO(content), content, path) as image:
+    with _opened(io.BytesIO(content), path) as image:
         yield image
 
 
@@ -135,7 +135,7 @@ def color_profile(image: Any) -> bytes:
 def glance(content: bytes) -> tuple[int, bytes]:
     """The number of pixels and :func:`color_profile`, from the head of a file's bytes; nothing of a damaged one."""
     try:
-        with _opened(io.BytesIO(content), content, "<bytes>") as image:
+        with _opened(io.BytesIO(content), "<bytes>") as image:
             return image.size[0] * image.size[1], color_profile(image)
     except UnreadableImage:  # decoding says what is wrong
         return 0, b""
@@ -185,11 +185,8 @@ def pillow_frame(image: Any) -> ImageFrame:
 
 def read_image_frame(path: Path | str) -> ImageFrame:
     """Size and orientation from the head of a file alone; an UnreadableImage as :func:`read_image_rgb`."""
-    with _named_errors(path), Path(path).open("rb") as file:
-        start = file.read(12)
-        file.seek(0)
-        with _opened(file, start, path) as image:
-            return pillow_frame(image)
+    with _named_errors(path), Path(path).open("rb") as file, _opened(file, path) as image:
+        return pillow_frame(image)
 
 
 def image_fault(path: Path | str) -> UnreadableImage | None:
@@ -197,8 +194,8 @@ def image_fault(path: Path | str) -> UnreadableImage | None:
     damaged tables between them are not found.
     """
     try:
-        content = _content(path)
-        with _checked(content, path) as image:
+        content = file_bytes(path)
+        with opened_image(content, path) as image:
             usual = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
         if not usual:
             decode_image_rgb(content, path)
@@ -224,13 +221,7 @@ def is_cut_short(content: bytes) -> bool:
     return False
 
 
-def _is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether OpenCV gets a JPEG right: grey or three channels, without a profile of grey."""
-    profiled = image.mode == "L" and "icc_profile" in image.info
-    return image.format == "JPEG" and image.mode in ("L", "RGB") and not profiled
-
-
-def _decode_jpeg(content: bytes, shrink: int = 1) -> Image8 | None:
+def _decode_jpeg(content: bytes, shrink: int) -> Image8 | None:
     """By OpenCV, as stored, shrunk by 1, 2, 4 or 8 in libjpeg; None where it cannot, and Pillow says why."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     # Of these names GRAYSCALE is the reduction alone; COLOR would ask for BGR as well.
@@ -240,10 +231,12 @@ def _decode_jpeg(content: bytes, shrink: int = 1) -> Image8 | None:
 
 
 @contextmanager
-def _opened(file: Any, start: bytes, path: Path | str) -> Iterator[Image.Image]:
-    """The image in ``file``, which begins with ``start`` (12 bytes); its pixels are not read yet."""
+def _opened(file: BinaryIO, path: Path | str) -> Iterator[Image.Image]:
+    """The image in ``file``; its pixels are not read yet."""
+    start = file.read(12)
+    file.seek(0)
     unknown = f"not an image file (it begins with {start[:4]!r})" if start else "the file is empty"
-    if is_heic(start) and not heic_plug_in():
+    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS and not heic_plug_in():
         unknown = "HEIC needs a plug-in (pip install pillow-heif)"
     with _named_errors(path, unknown):
         with _quietly():
@@ -294,8 +287,7 @@ def _to_rgb(image: Any, path: Path | str) -> Image8:
         image = Image.alpha_composite(ground, over)
     if grey and space == b"GRAY":
         image = _by_profile(image.convert("L"), profile)
-    array: Image8 = np.ascontiguousarray(image.convert("RGB"), dtype=np.uint8)
-    return array
+    return np.ascontiguousarray(image.convert("RGB"), dtype=np.uint8)
 
 
 def _orientation(image: Any) -> int:

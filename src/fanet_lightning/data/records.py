@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import decoded_text, walk_files
 
 # In the order of the official rows, after x y w h.
@@ -162,8 +162,7 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
         others = f" (and {more} more; the doctor lists them all)" if more else ""
         raise InputError(f"{where}: {first.value!r} {first.reason}{others}")
     images = inventory.images
-    if not images:
-        raise InputError(f"{whole} has no labelled image in {inventory.folder}; add some, or name them in its list")
+    check(images, f"{whole} has no labelled image in {inventory.folder}; add some, or name them in its list")
     # One listing: asking for each file is slow on network drives.
     present = {str(inventory.folder / name) for name in walk_files(inventory.folder)}
     refuse_missing([image.path for image in images if str(image.path) not in present], len(images), whole, remedy)
@@ -173,8 +172,7 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
         boxes, labels = image.boxes_xyxy, image.label_path
         if counts[image.image_id] > 1:
             paths = sorted({own.path.name for own in images if own.image_id == image.image_id})
-            if len(paths) > 1:
-                raise InputError(f"{labels}: {' and '.join(paths)} differ in the ending alone; rename one")
+            check(len(paths) == 1, f"{labels}: {' and '.join(paths)} differ in the ending alone; rename one")
             raise InputError(f"{labels} has the image {image.image_id} twice; keep one of its entries")
         wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)))
         for index in wrong[:1].tolist():

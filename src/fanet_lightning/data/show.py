@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.data.records import ImageRecord
@@ -99,8 +99,7 @@ def synthetic_grid(images: int, columns: int, split: str, seed: int) -> Image8:
 
 
 def _write(path: Path, image_rgb: Image8) -> None:
-    if not cv2.haveImageWriter(path.name):
-        raise InputError(f"{path} cannot be written; end its name in .png or .jpg")
+    check(cv2.haveImageWriter(path.name), f"{path} cannot be written; end its name in .png or .jpg")
     with replaced(path) as temporary:
         cv2.imwrite(str(temporary), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
     print(path)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from fanet_lightning.cli.config import own
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import check_writable
 from fanet_lightning.data.folder.parts import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
@@ -22,9 +22,6 @@ from fanet_lightning.score.pascal_face.ground_truth import AFW, PASCAL_FACE, Pas
 from fanet_lightning.score.results import Benchmark
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
-
-if TYPE_CHECKING:
-    from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
 
 @runtime_checkable
@@ -126,7 +123,7 @@ class FddbSource(_TestSet):
         )
         return truth.select(sorted(truth.image_ids))
 
-    def benchmark(self) -> "FddbBenchmark":
+    def benchmark(self) -> Benchmark[Any]:
         # scipy.optimize takes a second to import, and no other source needs it.
         from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
@@ -153,8 +150,7 @@ class PascalFaceSource(_TestSet):
         images: Path | str | None = None,
         alignment: bool = True,
     ) -> None:
-        if labels not in self.releases:
-            raise InputError(f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
+        check(labels in self.releases, f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
         self.root, self._images = Path(root), _path(images)
         self._release, self._alignment = self.releases[labels], alignment
         self._labels = [Path(ground_truth)] if ground_truth is not None else [self.root, self.root / "annotations"]
@@ -318,8 +314,7 @@ def build_source(name: str, **options: Any) -> FaceSource:
             needed = "name, prepare, check, train, val, ground_truth and benchmark"
             raise InputError(f"data._target_={options['_target_']} is no source: it needs {needed}")
         return found
-    if name not in SOURCES:
-        raise InputError(f"data.name={name} is unknown; take {' or '.join(SOURCES)}")
+    check(name in SOURCES, f"data.name={name} is unknown; take {' or '.join(SOURCES)}")
     try:
         return SOURCES[name](**options)
     except TypeError as error:

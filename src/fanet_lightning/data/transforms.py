@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError, first_line, is_whole
+from fanet_lightning.cli.errors import InputError, check, first_line, is_whole
 from fanet_lightning.data.images import MAX_PIXELS, Image8
 from fanet_lightning.data.records import Boxes
 from fanet_lightning.ops.anchors import SIZES, STRIDES
@@ -418,8 +418,7 @@ def check_numbers(key: str, value: Any, default: Any, low: float, high: float) -
     kind = int if isinstance(default, int) else int | float
     good = all(isinstance(x, kind) and not isinstance(x, bool) and low <= x <= high for x in numbers)
     good = good and len(numbers) == np.size(default) and (len(numbers) != 2 or numbers == sorted(numbers))
-    if not good:
-        raise InputError(f"{key}={value}: give what is like {default}, within {low:g} … {high:g}")
+    check(good, f"{key}={value}: give what is like {default}, within {low:g} … {high:g}")
 
 
 def _albumentations() -> Any:
@@ -440,9 +439,9 @@ AUTO: Literal["auto"] = "auto"
 
 def check_tile_pixels(value: object) -> None:
     """Refuse what is neither ``auto``, nor None, nor a whole number of at least SMALLEST_TILE_PIXELS."""
-    if value is not None and value != AUTO and not is_whole(value, SMALLEST_TILE_PIXELS):
-        least = f"a number of at least {SMALLEST_TILE_PIXELS}"
-        raise InputError(f"protocol.tile_pixels={value}; give auto, {least}, or null for no tiles")
+    least = f"a number of at least {SMALLEST_TILE_PIXELS}"
+    fits = value in (None, AUTO) or is_whole(value, SMALLEST_TILE_PIXELS)
+    check(fits, f"protocol.tile_pixels={value}; give auto, {least}, or null for no tiles")
 
 
 # Longer side of a strip that was enlarged, in shorter sides asked for. WIDER FACE's images are at most 6 times as long.

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -138,9 +138,14 @@ def label_rows(boxes_xyxy: Boxes64, ignored: npt.ArrayLike, attributes: npt.Arra
     return rows
 
 
-def list_entry(name: str, rows: Sequence[Sequence[Any]]) -> str:
+def list_entry(name: str, rows: Sequence[Sequence[float]]) -> str:
     """An image's lines in a list; without a face it has a row of zeros under the count 0, as in the official ones."""
-    return "\n".join([name, str(len(rows)), *(" ".join(map(str, row)) for row in rows or [(0,) * COLUMNS]), ""])
+    return "\n".join([name, str(len(rows)), *(" ".join(map(number_text, row)) for row in rows or [(0,) * COLUMNS]), ""])
+
+
+def number_text(value: float) -> str:
+    """Six decimals; whole numbers as such."""
+    return f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
 
 
 def is_list(text: str) -> bool:

@@ -416,8 +416,6 @@ def open_detector(
     ``precision`` may be ``auto``, and an export has its own precision and settings: InputError for others.
     """
     if not is_export(checkpoint):
-        device = resolve_device(device)
-        precision = precision_on(precision, device)
         return FaceDetector.from_pretrained(checkpoint, device=device, precision=precision, detection=detection)
     detector = FaceDetector.from_onnx(checkpoint, device=device)
     refused = [] if precision == "auto" else [f"precision={precision}"]

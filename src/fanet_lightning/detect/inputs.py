@@ -19,7 +19,7 @@ import urllib3.exceptions
 
 from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import IMAGE_EXTENSIONS, lines_of
-from fanet_lightning.data.images import Image8, UnreadableImage, decode_image_rgb, glance, read_image_frame
+from fanet_lightning.data.images import Image8, UnreadableImage, decode_image_rgb, file_bytes, glance, read_image_frame
 
 # HEIC is read where its plug-in is installed; without it, such a file is an image that cannot be read.
 IMAGE_SUFFIXES = IMAGE_EXTENSIONS | {".heic", ".heif", ".hif"}
@@ -328,13 +328,6 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
 
 def load(item: Item, max_bytes: int, seconds: float) -> tuple[Image8, bytes]:
     """Read or download (:func:`fetch_bytes`) an image: pixels, upright, and their ICC profile, empty for sRGB."""
-    if not isinstance(item.location, Path):
-        content = fetch_bytes(str(item.location), max_bytes, seconds)
-    else:
-        try:
-            if item.location.is_fifo():  # reading it would wait for somebody to write
-                raise UnreadableImage(item.location, "not a file")
-            content = item.location.read_bytes()
-        except OSError as error:
-            raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
+    location = item.location
+    content = file_bytes(location) if isinstance(location, Path) else fetch_bytes(str(location), max_bytes, seconds)
     return decode_image_rgb(content, item.text), glance(content)[1]

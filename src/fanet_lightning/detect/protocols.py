@@ -5,6 +5,7 @@ sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is d
 :class:`MultiScale`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -34,14 +35,14 @@ class Pass:
 
     ``scale``          network pixels per pixel of the original image, before sides are rounded.
     ``flip``           over the mirrored image.
-    ``larger_over``    keep boxes whose larger side is above it, pixels of the original image; None keeps all.
+    ``larger_over``    keep boxes whose larger side is above it, pixels of the original image.
     ``smaller_under``  keep boxes whose smaller side is below it.
     """
 
     scale: float
     flip: bool = False
-    larger_over: float | None = None
-    smaller_under: float | None = None
+    larger_over: float = -math.inf
+    smaller_under: float = math.inf
 
 
 class PassRecord(NamedTuple):
@@ -165,11 +166,7 @@ def run_pass(
         x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
         boxes_xyxy = torch.stack([width - x2, y1, width - x1, y2], dim=1)
     sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    kept = torch.ones(len(scores), dtype=torch.bool)
-    if step.larger_over is not None:
-        kept &= sides.amax(dim=1) > step.larger_over
-    if step.smaller_under is not None:
-        kept &= sides.amin(dim=1) < step.smaller_under
+    kept = (sides.amax(dim=1) > step.larger_over) & (sides.amin(dim=1) < step.smaller_under)
     record = PassRecord(step.scale, step.flip, rows, columns, tiles, int(kept.sum()))
     return Detections(boxes_xyxy[kept], scores[kept]), record
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -26,11 +26,7 @@ from fanet_lightning.detect.selection import ROTATIONS, Selection, Threshold
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.structures import Detections
 
-if TYPE_CHECKING:
-    OneImage = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
-else:
-    OneImage = Any
-
+OneImage = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 # Of arrays and tensors. Files and PIL images say it themselves.
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -267,11 +263,10 @@ def _turned(image: ScaledImage, turns: int) -> ScaledImage:
 
 def turned_back(boxes_xyxy: Tensor, turns: int, height: int, width: int) -> Tensor:
     """(D, 4) boxes of an image that was turned by so many quarters counter-clockwise → of the image, height × width."""
-    limit, other = (width, height) if turns % 2 else (height, width)  # height and width of the turned image
-    for _ in range(turns):
+    for turn in range(turns, 0, -1):
+        limit = width if turn % 2 else height  # the height of the image as it is turned here
         x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
         boxes_xyxy = torch.stack([limit - y2, x1, limit - y1, x2], dim=1)
-        limit, other = other, limit
     return boxes_xyxy
 
 

@@ -28,7 +28,7 @@ from fanet_lightning.cli.device import SHARE, available_bytes, bytes_per_pixel, 
 from fanet_lightning.data.transforms import AUTO, MARGIN, SMALLEST_TILE_PIXELS, STRIDE, TilePixels
 from fanet_lightning.models.blocks import Upsample
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
-from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS, detect
+from fanet_lightning.ops.postprocess import detect
 from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 
 
@@ -102,7 +102,7 @@ def find_in_tiles(
         run: the network on a tile (1, 3, h, w) uint8, which it brings to its device itself, with :func:`upsampling`.
         images: (1, 3, H, W) uint8, the image. It stays where it is; no copy of the whole is made.
         parts: what :func:`tiles` gave for H and W.
-        detection: keyword arguments of ``detect``.
+        detection: all four settings of ``detect``.
     """
     height, width = images.shape[-2:]
     whole = AnchorGrid(map_shapes(height, width))
@@ -151,10 +151,9 @@ def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candida
 
 def _best(candidates: Candidates, detection: Mapping[str, Any]) -> Candidates:
     """Without those that `detect` would drop in any company: below the floor, or behind ``top_k`` others."""
-    settings = {**DETECTION_DEFAULTS, **detection}
     scores = torch.sigmoid(candidates.logits[:, 1].float() - candidates.logits[:, 0].float())
-    passed = (scores >= settings["score_floor"]).nonzero().squeeze(1)
-    chosen = passed[scores[passed].argsort(descending=True, stable=True)[: int(settings["top_k"])]].sort().values
+    passed = (scores >= detection["score_floor"]).nonzero().squeeze(1)
+    chosen = passed[scores[passed].argsort(descending=True, stable=True)[: int(detection["top_k"])]].sort().values
     return Candidates(*(column[chosen] for column in candidates))
 
 

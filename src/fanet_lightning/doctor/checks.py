@@ -18,13 +18,7 @@ from rich.progress import track
 
 from fanet_lightning.cli.errors import counted
 from fanet_lightning.data.folder.parts import TOLERANCE_PIXELS
-from fanet_lightning.data.images import (
-    ImageFrame,
-    UnreadableImage,
-    decode_image_rgb,
-    is_cut_short,
-    read_image_frame,
-)
+from fanet_lightning.data.images import ImageFrame, UnreadableImage, decode_image_rgb, opened_image, pillow_frame
 from fanet_lightning.data.records import LabelledImage
 from fanet_lightning.ops.boxes import pairwise_iou
 
@@ -136,10 +130,8 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
         return FileFacts(path, trouble="unreadable", reason=error.strerror or type(error).__name__)
     facts = FileFacts(path, len(content), hashlib.blake2b(content, digest_size=16).digest())
     try:
-        facts = replace(facts, frame=read_image_frame(path))
-        if is_cut_short(content):
-            reason = f"cut off: a JPEG without its end marker, {len(content):,} bytes"
-            return replace(facts, trouble="unreadable", reason=reason)
+        with opened_image(content, path) as image:
+            facts = replace(facts, frame=pillow_frame(image))
         if not decode:
             return facts
         grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
@@ -204,8 +196,7 @@ def box_faults(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> BoxFa
 def overrun_pixels(boxes_xyxy: Boxes, frame_wh: Size) -> npt.NDArray[np.float64]:
     """(F,) how far each box reaches out of the image at most, 0 where it does not."""
     over = np.concatenate([-boxes_xyxy, boxes_xyxy - np.array(frame_wh * 2)], axis=1)
-    reach: npt.NDArray[np.float64] = over.max(axis=1, initial=0.0)
-    return reach
+    return np.asarray(over.max(axis=1, initial=0.0))
 
 
 def _doubled(boxes: Boxes, sound: Mask, ignored: Mask) -> Mask:

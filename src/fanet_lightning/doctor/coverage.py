@@ -5,7 +5,6 @@ by geometry alone. Sizes of images come from their headers, and no pixel is read
 for images at their own size (the protocol ``original``).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,12 +15,11 @@ import torch
 
 from fanet_lightning.data.records import Boxes
 from fanet_lightning.data.transforms import TrainAugment, clean_boxes, sample_seed
-from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.detect.tiling import map_shapes
+from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.matching import SECOND_STAGE_ANCHORS, match
 from fanet_lightning.ops.structures import Targets
 
-# Pixels of the network's input, half-open; two per octave, so that faces between two anchor sizes stand apart.
-BUCKET_EDGES = (0.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, np.inf)
 # A face's candidates take some 15 kB, an anchor 8 bytes.
 _BATCH_IMAGES, _BATCH_ANCHORS = 32, 2_500_000
 
@@ -29,7 +27,7 @@ _BATCH_IMAGES, _BATCH_ANCHORS = 32, 2_500_000
 class SizedImage(NamedTuple):
     """An image as far as its geometry goes: pixels, upright (EXIF orientation applied), and its faces to train on.
 
-    ``boxes_xyxy`` (F, 4), as in :class:`~fanet_lightning.data.records.ImageRecord`; clipped and cleaned here.
+    ``boxes_xyxy`` (F, 4), pixels, as the labels have them; clipped and cleaned here.
     """
 
     width: int
@@ -72,7 +70,7 @@ class Coverage:
     empty_samples: int
     labelled_faces: int
 
-    def by_size(self, edges: Sequence[float] = BUCKET_EDGES) -> CoverageTable:
+    def by_size(self, edges: Sequence[float]) -> CoverageTable:
         """The table over buckets of face size, between ascending edges."""
         limits = np.asarray(edges, dtype=np.float64)
         count = len(limits) - 1
@@ -130,8 +128,7 @@ def _coverage(title: str, samples: Sequence[SizedImage], threshold: float, label
     grids: dict[AnchorGrid, list[Boxes]] = {}
     for width, height, own in samples:
         if len(own):
-            grid = AnchorGrid(tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES))
-            grids.setdefault(grid, []).append(own)
+            grids.setdefault(AnchorGrid(map_shapes(height, width)), []).append(own)
     sizes: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
     anchors: list[npt.NDArray[np.int64]] = [np.zeros((2, 0), np.int64)]
     for grid, images in grids.items():

@@ -67,7 +67,7 @@ def write_cleaned_copy(folder: Path, report: Report) -> tuple[int, int, int]:
                 # The image id with the file's extension in small letters.
                 name = image.image_id + image.path.name[len(without_extension(image.path.name)) :].lower()
                 copied(image.path, root / name, link=True)
-                entries.append(list_entry(name, [[_number(value) for value in row] for row in rows]))
+                entries.append(list_entry(name, rows))
                 images, boxes = images + 1, boxes + len(rows)
             labels = temporary / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
             labels.write_text("".join(entries), encoding="utf-8")
@@ -143,8 +143,3 @@ def _rows(
 
 def box_text(box: Iterable[float]) -> str:
     return " ".join(f"{value:.10g}" for value in box)
-
-
-def _number(value: float) -> str:
-    # Whole pixels stay whole, as the official files have them.
-    return str(int(value)) if value == int(value) else f"{value:.4f}"

@@ -111,13 +111,11 @@ def check_out(out: Path, inventories: Sequence[Inventory], *, page_too: bool, fi
 
 
 def sized_images(inventory: Inventory, report: Report) -> list[SizedImage | None]:
-    """Sizes and usable faces of a part's images, in its order; None for those that cannot be read."""
+    """Sizes and faces of a part's images, in its order; None for those that cannot be read."""
     sized: list[SizedImage | None] = []
     for image in inventory.images:
-        facts = report.facts_of(image)
-        boxes = image.boxes_xyxy[~image.ignored & np.isfinite(image.boxes_xyxy).all(axis=1)].astype(np.float32)
-        usable = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
-        sized.append(None if facts is None else SizedImage(*facts.frame.upright_wh, usable))
+        facts, boxes = report.facts_of(image), image.boxes_xyxy[~image.ignored].astype(np.float32)
+        sized.append(None if facts is None else SizedImage(*facts.frame.upright_wh, boxes))
     return sized
 
 

@@ -15,28 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fanet_lightning.score.coco import MAX_DETECTIONS, CocoBenchmark, CocoDetections, CocoGroundTruth
+from fanet_lightning.score.curves import Bools, Floats
 from fanet_lightning.score.fddb.benchmark import Ellipses, FddbBenchmark, FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
-from fanet_lightning.score.inputs import as_xywh
+from fanet_lightning.score.inputs import DetectionsByImage, as_xywh
 from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import PascalFaceGroundTruth
 from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-# image id → boxes_xyxy (D, 4), scores (D,).
-Found = Mapping[str, tuple[Array, Array]]
 # image id → faces_xyxy (F, 4), ignored (F,).
-Faces = Mapping[str, tuple[Array, Flags]]
+Faces = Mapping[str, tuple[Floats, Bools]]
 
 
 class DetectionMetric(Metric):
@@ -127,17 +123,17 @@ class DetectionMetric(Metric):
         """The ground truth of the images that were shown, their ids sorted."""
 
     @abstractmethod
-    def _values(self, ground_truth: Any, found: Found) -> Mapping[str, float]: ...
+    def _values(self, ground_truth: Any, found: DetectionsByImage) -> Mapping[str, float]: ...
 
     def _joined(self) -> Tensor:
         """The state in one piece on the CPU: a list before it was gathered, a tensor afterwards."""
         parts = [self.shown] if isinstance(self.shown, Tensor) else self.shown
         return torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in parts)])
 
-    def _shown(self) -> tuple[dict[str, tuple[Array, Array]], dict[str, tuple[Array, Flags]]]:
+    def _shown(self) -> tuple[dict[str, tuple[Floats, Floats]], dict[str, tuple[Floats, Bools]]]:
         """Detections and faces per image, the first showing of each."""
-        found: dict[str, tuple[Array, Array]] = {}
-        annotated: dict[str, tuple[Array, Flags]] = {}
+        found: dict[str, tuple[Floats, Floats]] = {}
+        annotated: dict[str, tuple[Floats, Bools]] = {}
         left = self._joined().numpy()
         while len(left):
             characters, rows, faces = left[:3].astype(int).tolist()
@@ -163,8 +159,7 @@ class DetectionMetric(Metric):
 
 def _packed(image_id: str, what: str, boxes_xyxy: Tensor, column: Tensor) -> Tensor:
     """(n, 4) and (n,) of any type and device → (n, 5) float64 on the CPU."""
-    boxes = torch.as_tensor(boxes_xyxy).detach().cpu().double()
-    values = torch.as_tensor(column).detach().cpu().double()
+    boxes, values = (torch.as_tensor(own).detach().cpu().double() for own in (boxes_xyxy, column))
     if boxes.numel() == 0 and values.numel() == 0:
         return torch.empty(0, 5, dtype=torch.float64)
     fits = boxes.ndim == 2 and boxes.shape[1] == 4 and values.shape == boxes.shape[:1]
@@ -186,7 +181,7 @@ class WiderFaceAP(DetectionMetric):
         boxes_xywh = [as_xywh(boxes) for boxes, _ in faces.values()]
         return GroundTruth(tuple(faces), boxes_xywh, {"all": [~ignored for _, ignored in faces.values()]})
 
-    def _values(self, ground_truth: GroundTruth, found: Found) -> Mapping[str, float]:
+    def _values(self, ground_truth: GroundTruth, found: DetectionsByImage) -> Mapping[str, float]:
         curves = score(ground_truth, Predictions.from_detections(found, ground_truth.image_ids))
         return {setting: curve.ap for setting, curve in curves.items()}
 
@@ -214,7 +209,7 @@ class CocoAP(DetectionMetric):
     def _from_faces(self, faces: Faces) -> CocoGroundTruth:
         return CocoGroundTruth.from_faces(faces)
 
-    def _values(self, ground_truth: CocoGroundTruth, found: Found) -> Mapping[str, float]:
+    def _values(self, ground_truth: CocoGroundTruth, found: DetectionsByImage) -> Mapping[str, float]:
         detections = CocoDetections.from_detections(found, ground_truth)
         return self.benchmark.score_detections(ground_truth, detections).values["ap"]
 
@@ -237,7 +232,7 @@ class PascalFaceAP(DetectionMetric):
         boxes, ignored = zip(*faces.values(), strict=True) if faces else ((), ())
         return PascalFaceGroundTruth(tuple(faces), boxes, ignored, tuple(faces))
 
-    def _values(self, ground_truth: PascalFaceGroundTruth, found: Found) -> Mapping[str, float]:
+    def _values(self, ground_truth: PascalFaceGroundTruth, found: DetectionsByImage) -> Mapping[str, float]:
         return self.benchmark.score_detections(ground_truth, found).values["ap"]
 
 
@@ -253,7 +248,7 @@ class FddbRoc(DetectionMetric):
         super().__init__(ground_truth, **options)
         self.benchmark = FddbBenchmark(ellipses=ellipses)
 
-    def _values(self, ground_truth: FddbGroundTruth, found: Found) -> Mapping[str, float]:
+    def _values(self, ground_truth: FddbGroundTruth, found: DetectionsByImage) -> Mapping[str, float]:
         predictions = FddbPredictions.from_detections(found, ground_truth.image_ids)
         scores = self.benchmark.score_predictions(ground_truth, predictions)
         return {f"{measure}_{key}": value for measure, own in scores.values.items() for key, value in own.items()}

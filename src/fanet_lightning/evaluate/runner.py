@@ -47,12 +47,12 @@ from fanet_lightning.score.results import (
     intervals_of,
     is_scores,
     print_scores,
+    write_json,
     write_scores,
 )
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.predictions import write_submission
 
-VERSION = 1
 PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
 # What decides whether images that an earlier process has done may be kept.
 DEPENDS_ON = ("checkpoint_sha256", "protocol_settings", "device", "precision", "detection", "network", "packages")
@@ -189,7 +189,7 @@ def evaluate(
     }  # fmt: skip
     # An export brings its graph along, whatever module it was made from.
     code = _code(None if is_export(checkpoint) else detector.network_options, protocol)
-    settings = {"version": VERSION, **{key: origin[key] for key in DEPENDS_ON}, "code": code}
+    settings = {**{key: origin[key] for key in DEPENDS_ON}, "code": code}
     images = f"{counted(len(records), 'image')}, protocol {protocol['name']}"
     label = f"{source.name}, {images}"
     with locked(out, "run of evaluate"):
@@ -227,11 +227,7 @@ def evaluate(
         if errors:
             # The folder of the events: the image's path without its id.
             pictures = records[0].path.parents[records[0].image_id.count("/")]
-            missing = report_errors(
-                source.ground_truth(), out / "predictions", out, title=label, pictures=pictures, worst=worst
-            )
-            if missing:
-                print(f"warning: {missing}", file=sys.stderr)
+            report_errors(source.ground_truth(), out / "predictions", out, title=label, pictures=pictures, worst=worst)
         _draw(out, checkpoint, records, found, label)
         journal.path.unlink()
     return ap
@@ -284,8 +280,7 @@ def _pack_unscored(out: Path, source: Any, detections: DetectionsByImage, origin
         "protocol": origin["protocol_settings"]["name"], "images": len(packed.image_ids), "boxes": len(packed.scores),
         "made_by": origin,
     }  # fmt: skip
-    with replaced(out / SUBMISSION_RECORD) as path:
-        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / SUBMISSION_RECORD, record)
     print(
         f"no labels, so no scores: {out / SUBMISSION_FILE} holds {len(packed.scores):,} boxes of "
         f"{counted(len(packed.image_ids), 'image')} in the layout that WIDER FACE's test server takes"

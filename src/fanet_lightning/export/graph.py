@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fanet_lightning.models.blocks import fuse
-from fanet_lightning.models.fanet import Network
 from fanet_lightning.ops.anchors import SIZES, STRIDES, boxes_of_maps
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.postprocess import nms
@@ -78,11 +76,6 @@ class DetectionGraph(nn.Module):
         return boxes_xyxy[kept], found[kept], image[kept]
 
 
-def for_export(network: Network) -> nn.Module:
-    """As :func:`fuse`, on the CPU."""
-    return fuse(network).cpu().float().requires_grad_(False)
-
-
 def _rank(image: Tensor) -> Tensor:
     """(N,) ascending → each one's place 0, 1 … among those of its image."""
     # A running count, since tracing would write the length of this one input into the graph.
@@ -105,15 +98,16 @@ def _nms(boxes_xyxy: Tensor, scores: Tensor, image: Tensor, iou: float) -> Tenso
 
 
 def write_torch(
-    path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str], *, scripted: bool
+    path: Path, network: nn.Module, settings: Mapping[str, Any], notes: Mapping[str, str], *, scripted: bool
 ) -> None:
     """Write what ``torch.jit.load`` reads, or else ``torch.export.load(path).module()``, after ``import torchvision``.
 
-    ``notes``: what the file says of itself, in its extra file :data:`EXTRA_FILE`.
+    ``network``: as :func:`fanet_lightning.models.blocks.fuse` gives it, on the CPU. ``notes``: what the file says of
+    itself, in its extra file :data:`EXTRA_FILE`.
     """
     import torchvision  # noqa: F401  torch.export asks it for the shapes of its NMS
 
-    graph = DetectionGraph(for_export(network), settings, channels_last=scripted).eval()
+    graph = DetectionGraph(network, settings, channels_last=scripted).eval()
     extra = {EXTRA_FILE: json.dumps(dict(notes))}
     jit: Any = torch.jit
     with quiet(), any_size(), torch.no_grad():

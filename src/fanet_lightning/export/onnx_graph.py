@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from fanet_lightning.detect.detector import INPUT_NAME, PREFIX
-from fanet_lightning.export.graph import HeadsGraph, any_size, example_images, for_export, quiet
-from fanet_lightning.models.fanet import Network
+from fanet_lightning.export.graph import HeadsGraph, any_size, example_images, quiet
 
 # Where HeadsGraph keeps the heads: what their convolutions' weights are called in the graph.
 HEADS_PREFIX = "network.heads."
@@ -113,7 +113,7 @@ faces (float[batch, anchors] in_scores, float[batch, anchors, 4] in_offsets, flo
 
 
 def onnx_model(
-    network: Network,
+    network: nn.Module,
     detection: Mapping[str, Any],
     metadata: Mapping[str, str],
     *,
@@ -124,7 +124,7 @@ def onnx_model(
     """The file's content, an ``onnx.ModelProto``.
 
     Args:
-        network: in evaluation mode.
+        network: as :func:`fanet_lightning.models.blocks.fuse` gives it, on the CPU.
         detection: all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
         metadata: what the file says of itself.
         opset: one of :data:`OPSETS`.
@@ -157,9 +157,9 @@ def write_openvino(path: Path, content: bytes) -> None:
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _heads_model(network: Network, opset: int) -> Any:
+def _heads_model(network: nn.Module, opset: int) -> Any:
     """uint8 images → scores, offsets and anchors."""
-    graph = HeadsGraph(for_export(network), channels_last=False).eval()
+    graph = HeadsGraph(network, channels_last=False).eval()
     dynamic = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}}
     with quiet(), any_size(), torch.no_grad():
         program = torch.onnx.export(

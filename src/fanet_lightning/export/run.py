@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import yaml
 from matplotlib import cbook
+from torch import nn
 
 from fanet_lightning.cli.device import bytes_per_pixel
 from fanet_lightning.cli.errors import check, counted, import_extra
@@ -33,11 +34,12 @@ from fanet_lightning.ops.postprocess import detection_settings
 
 
 def metadata(
-    name: str, path: Path, model: Model, detection: Mapping[str, Any], *, form: str, dtype: str
+    name: str, path: Path, model: Model, fused: nn.Module, detection: Mapping[str, Any], *, form: str, dtype: str
 ) -> dict[str, str]:
     """What the file says of itself: keys that begin with ``fanet_lightning.``; what is no text is JSON.
 
-    ``path`` of the model, which was read there; ``detection``: the settings inside the graph; ``form``: the format.
+    ``path`` of the model, which was read there; ``fused``: its network; ``detection``: the settings inside the graph;
+    ``form``: the format.
     """
     images = None if model.training_images is None else to_plain(model.training_images)
     listed = json.dumps(images, ensure_ascii=False)
@@ -55,7 +57,7 @@ def metadata(
         "network": json.dumps(model.network_options),
         "graph": form,
         "dtype": dtype,
-        "bytes_per_pixel": str(bytes_per_pixel(fuse(model.network), torch.device("cpu"))),
+        "bytes_per_pixel": str(bytes_per_pixel(fused, torch.device("cpu"))),
         "model_sha256": file_sha256(weights_file(path)),
         "package_version": version("fanet-lightning"),
         "license": terms(path, model),
@@ -133,20 +135,21 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     settings = detection_settings(model.detection, detection)
     batches = batches_to_try(images)
-    notes = metadata(name, model.source, model, settings, form=form, dtype=dtype)
+    network = fuse(model.network).requires_grad_(False)
+    notes = metadata(name, model.source, model, network, settings, form=form, dtype=dtype)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         temporary = Path(folder) / out.name
         print(f"tracing {name} for {form}, {dtype} …", flush=True)
         if is_onnx:
             files = [] if calibration is None else image_files(calibration, "calibration", calibration_images)
             chosen = (read_image_rgb(path) for path in files)
-            content = onnx_model(model.network, settings, notes, opset=opset, dtype=dtype, calibration=chosen)
+            content = onnx_model(network, settings, notes, opset=opset, dtype=dtype, calibration=chosen)
             write_onnx = write_openvino if form == "openvino" else Path.write_bytes
             write_onnx(temporary, content.SerializeToString())
         else:
-            write_torch(temporary, model.network, settings, notes, scripted=form == "torchscript")
+            write_torch(temporary, network, settings, notes, scripted=form == "torchscript")
         print(f"comparing in {runtime} on {len(batches)} inputs, and timing …", flush=True)
-        backend, run = TorchBackend(fuse(model.network), detection=settings), runner(temporary, form)
+        backend, run = TorchBackend(network, detection=settings), runner(temporary, form)
         if dtype == "float32":
             found = sum((compare(backend, run, batch) for batch in batches), Comparison())
             tried = f"images of {images}" if images else "a photograph in five sizes, a pixel and a batch of three"

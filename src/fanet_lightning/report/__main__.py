@@ -50,8 +50,7 @@ def main(argv: list[str]) -> int:
         return 0
     cli.check_whole(config, bootstrap=0)
     runs, out = Path(str(config.runs)), None if config.out is None else Path(str(config.out))
-    baseline = None if config.baseline is None else str(config.baseline)
-    print(write_report(runs, out, baseline=baseline, bootstrap=config.bootstrap))
+    print(write_report(runs, out, baseline=config.baseline, bootstrap=config.bootstrap))
     print(f"written: {(out or runs / 'report') / PAGE_FILE}, with {TABLE_FILE} and {FIGURES_FOLDER}/", file=sys.stderr)
     return 0
 

@@ -2,22 +2,24 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import check_replaceable, replaced_folder
 from fanet_lightning.data.folder.parts import ImageFiles
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
-from fanet_lightning.report.figures import attribute_figure, event_figure, save_figure
+from fanet_lightning.report.figures import attribute_figure, save_figure
 from fanet_lightning.report.html import render
 from fanet_lightning.score.analysis.attributes import (
+    HEIGHTS,
     AttributeScores,
+    group_label,
     print_attributes,
     score_attributes,
     write_attributes,
@@ -28,12 +30,11 @@ from fanet_lightning.score.analysis.error_types import (
     Kind,
     error_types,
     gain_per_image,
-    lost_ap,
     print_errors,
     write_errors,
 )
 from fanet_lightning.score.bootstrap import SAMPLES
-from fanet_lightning.score.curves import POINTS, THRESHOLDS, score_range
+from fanet_lightning.score.curves import POINTS, THRESHOLDS, Floats, score_range
 from fanet_lightning.score.results import ERROR_PAGE_FILES, defined
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
@@ -92,6 +93,7 @@ def write_error_gallery(
         content = {
             "title": title,
             **_run_content(errors, predictions.scores),
+            "heights": [(key, group_label("height", key), *_digits(np.array(ends))) for key, ends in HEIGHTS.items()],
             "attributes": [(name, list(ATTRIBUTE_VALUES[name])) for name in ground_truth.attributes],
             "pictures": [
                 {"gain": defined(float(gains[i])), "file": name if size else None, "reason": reason,
@@ -126,14 +128,14 @@ def _copy(source: Path | None, folder: Path, name: str) -> tuple[tuple[int, int]
     return size, None
 
 
-def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _run_content(errors: ErrorTypes, scores: Floats) -> dict[str, Any]:
     """Numbers of the whole run: AP, what each type of error costs; ``proposals`` and ``hits`` that reach each of 1,000
     ``thresholds``, descending in the scale of the scores; ``start`` is the threshold of the best F1."""
     setting, own = list(errors.settings.items())[-1]
-    lost = lost_ap(errors)[setting]
-    # The normalisation undone; see curves.normalise_scores.
+    lost = errors.lost[setting]
+    # The normalisation undone; see curves.first_bins.
     low, high = score_range(scores)
-    thresholds = THRESHOLDS * (high - low) + low if high > low else np.full(POINTS, low)
+    thresholds = THRESHOLDS * (high - low) + low
     proposals, hits = (
         np.cumsum(np.bincount(errors.bins[rows], minlength=POINTS))
         for rows in (own.kinds < Kind.IGNORED, own.kinds == Kind.HIT)
@@ -185,7 +187,7 @@ def _image_content(
     }
 
 
-def _digits(values: npt.NDArray[np.float64]) -> list[float | None]:
+def _digits(values: Floats) -> list[float | None]:
     """Six significant digits; null where there is no value."""
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
 
@@ -198,29 +200,30 @@ def report_errors(
     title: str,
     pictures: Path | None = None,
     worst: int = 200,
-) -> str | None:
+) -> None:
     """Print what each kind of error costs; write ``errors.json`` and ``errors/index.html`` into ``out`` where given.
+    A warning says which images cannot be shown.
 
     Args:
         predictions: in the official text layout, folder or ``.zip``.
         title: data and protocol, over the gallery.
         pictures, worst: ``images_root`` and ``images`` of :func:`write_error_gallery`.
-
-    Returns one line about images that cannot be shown, or None.
     """
     read = read_predictions(predictions, ground_truth.image_ids, known_ids=ground_truth.whole_ids)
     errors = error_types(ground_truth, read)
-    print_errors(lost_ap(errors))
+    print_errors(errors.lost)
     if out is None:
-        return None
+        return
     write_errors(out, errors)
     count, blank = write_error_gallery(
         out / ERROR_PAGE, ground_truth, read, title=title, images_root=pictures, images=worst, errors=errors
     )
     index = out / ERROR_PAGE / INDEX_FILE
     print(f"written: {index}, the {count} worst of {counted(errors.images, 'image')}")
-    some = f"{', '.join(blank[:3])}{', …' if len(blank) > 3 else ''}"
-    return f"{len(blank)} of {counted(count, 'image')} on {index} cannot be shown: {some}" if blank else None
+    if blank:
+        some = f"{', '.join(blank[:3])}{', …' if len(blank) > 3 else ''}"
+        said = f"{len(blank)} of {counted(count, 'image')} on {index} cannot be shown: {some}"
+        print(f"warning: {said}", file=sys.stderr)
 
 
 def report_by_attribute(
@@ -230,7 +233,6 @@ def report_by_attribute(
     *,
     title: str,
     bootstrap: int = SAMPLES,
-    within: str | None = None,
     against: Path | None = None,
     made_by: Mapping[str, Any] | None = None,
 ) -> AttributeScores:
@@ -241,22 +243,21 @@ def report_by_attribute(
         predictions, against: folder or ``.zip`` in the official text layout; the second adds paired differences to it.
         title: data and protocol, over table and figures.
         bootstrap: see :func:`fanet_lightning.score.analysis.attributes.score_attributes`.
-        within: which faces count; None: those of the hardest setting.
+
+    The faces of the hardest setting count.
     """
     own, *others = (
         read_predictions(source, ground_truth.image_ids, known_ids=ground_truth.whole_ids)
         for source in (predictions, against)
         if source is not None
     )
-    within = within or list(ground_truth.counted)[-1]
+    within = list(ground_truth.counted)[-1]
     scores = score_attributes(ground_truth, own, bootstrap, within=within, against=others[0] if others else None)
     title, other = f"{title}, {within}", None if against is None else str(against)
     print_attributes(scores, title, other)
     if out is not None:
         write_attributes(out, scores, title=title, against=other, made_by=made_by)
         save_figure(attribute_figure(scores, title), out / "attributes")
-        for suffix in (".pdf", ".png"):
-            (out / f"events{suffix}").unlink(missing_ok=True)
         if any(score.attribute == "event" for score in scores.groups):
-            save_figure(event_figure(scores, title), out / "events")
+            save_figure(attribute_figure(scores, title, of_events=True), out / "events")
     return scores

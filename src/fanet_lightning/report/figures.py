@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +22,7 @@ from matplotlib.transforms import ScaledTranslation
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.ops.draw import confidence_colors
 from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
-from fanet_lightning.score.curves import Curve
+from fanet_lightning.score.curves import Curve, Floats, Ints, RocCurve
 from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 from fanet_lightning.score.wider_face.published import (
@@ -123,7 +123,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 # Value, label, x, y and style.
-_Line = tuple[float, str, npt.NDArray[np.float64], npt.NDArray[np.float64], dict[str, Any]]
+_Line = tuple[float, str, Floats | Ints, Floats, dict[str, Any]]
 # Published methods with a name are dark dashes of their own; beyond these they come again, lighter.
 _PUBLISHED_DASHES = (
     (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)),
@@ -225,19 +225,6 @@ def _plot_lines(
 SCORES = ("discrete", "continuous")
 
 
-class RocCurve(NamedTuple):
-    """``true_positive_rate`` (T,) in [0, 1] and ``false_positives`` (T,), in the order of the official files: by
-    ascending threshold, so the first point has most false positives."""
-
-    true_positive_rate: npt.NDArray[np.float64]
-    false_positives: npt.NDArray[np.float64]
-
-    def at(self, false_positives: float = math.inf) -> float:
-        """Rate of the first point with no more than so many false positives, 0 where there is none."""
-        within = np.flatnonzero(self.false_positives <= false_positives)
-        return float(self.true_positive_rate[within[0]]) if len(within) else 0.0
-
-
 def read_roc_file(path: Path) -> RocCurve:
     """An official ``DiscROC.txt`` (rate, false positives, threshold) or ``ContROC.txt`` (rate, false positives)."""
     with reading(path, "score the detections again"):
@@ -289,21 +276,13 @@ MEASURE_COLORS = {"ap": "#0072b2", "normalised_ap": "#56b4e9", "recall": "#d55e0
 HEADINGS = {"scale": "scale (WIDER FACE)"}
 
 
-def attribute_figure(scores: AttributeScores, title: str = "") -> Figure:
+def attribute_figure(scores: AttributeScores, title: str = "", *, of_events: bool = False) -> Figure:
     """AP to the left and recall to the right, one line per group of every attribute but events.
 
     Groups without a face are left out. Light dots: AP with normalised precision, and the recall of all rows.
+    ``of_events``: of the events alone, the highest AP on top; there is no normalised AP of an event.
     """
-    return _figure(scores, [name for name in ATTRIBUTES if name != "event"], title)
-
-
-def event_figure(scores: AttributeScores, title: str = "") -> Figure:
-    """As :func:`attribute_figure` for the events, the highest AP on top; there is no normalised AP of an event."""
-    return _figure(scores, ["all", "event"], title)
-
-
-def _figure(scores: AttributeScores, attributes: Sequence[str], title: str) -> Figure:
-    of_events = "event" in attributes
+    attributes = ["all", "event"] if of_events else [name for name in ATTRIBUTES if name != "event"]
     sides = (("ap",) if of_events else ("ap", "normalised_ap"), ("recall", "max_recall"))
     # A heading, or the text of a group and its numbers.
     lines: list[tuple[str, GroupScore | None]] = []
@@ -323,7 +302,7 @@ def _figure(scores: AttributeScores, attributes: Sequence[str], title: str) -> F
     with canvas((7.0, 0.165 * len(lines) + 1.15), columns=2, sharey=True, style={"font.size": 8}) as (figure, axes):
         for axis, measures, name in zip(axes, sides, ("AP", "recall"), strict=True):
             for y, (_, group) in enumerate(lines):
-                known = {} if group is None else {own: group.measure(own) for own in measures}
+                known = {} if group is None else {own: getattr(group, own) for own in measures}
                 known = {own: interval for own, interval in known.items() if not math.isnan(interval.value)}
                 for number, (own, (value, low, high, *_)) in enumerate(known.items()):
                     # Two numbers of a line are a little apart, so that neither interval hides the other.
@@ -331,7 +310,7 @@ def _figure(scores: AttributeScores, attributes: Sequence[str], title: str) -> F
                     if not math.isnan(low):
                         axis.plot([low, high], [place, place], color=color, linewidth=1.4, solid_capstyle="butt")
                     axis.plot(value, place, color=color, clip_on=False, zorder=3, **dot)
-            whole = scores.groups[0].measure(measures[0]).value
+            whole = getattr(scores.groups[0], measures[0]).value
             if not math.isnan(whole):
                 axis.axvline(whole, color=MEASURE_COLORS[measures[0]], linewidth=0.7, linestyle=(0, (2, 2)))
             axis.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), xlabel=name)

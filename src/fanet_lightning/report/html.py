@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,10 +54,8 @@ def points(value: float) -> str:
     return text if text == "0.0" else f"{'−' if value < 0 else '+'}{text}"
 
 
-def duration(seconds: Any) -> str:
-    """Hours and minutes, below an hour minutes and seconds; a dash for what is no number."""
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return "–"
+def duration(seconds: float) -> str:
+    """Hours and minutes, below an hour minutes and seconds."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.cli.config import plain
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import check_writable, read_image_list
 from fanet_lightning.cli.main import check_whole, run, verb_config
 from fanet_lightning.cli.provenance import (
@@ -90,23 +90,21 @@ def main(argv: list[str]) -> int:
     if out is not None:
         write_scores(
             out, scores, intervals, protocol=None, made_by=origin, against=said, further=scores_entry(seen),
-            intervals_method=method(config.bootstrap) if config.bootstrap else None,
+            intervals_method=method(config.bootstrap),
         )  # fmt: skip
         print(f"written: {out / SCORES_FILE}, the curves and what belongs to them")
     if config.attributes or config.errors:
         # Draws with matplotlib.
         from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
 
-        title = scores.headline
         if config.attributes:
             report_by_attribute(
-                truth, predictions, out, title=title, bootstrap=config.bootstrap, against=against, made_by=origin
-            )
+                truth, predictions, out, title=scores.headline, bootstrap=config.bootstrap, against=against,
+                made_by=origin,
+            )  # fmt: skip
         if config.errors:
-            title = f"{title}: {predictions.name}"
-            missing = report_errors(truth, predictions, out, title=title, pictures=pictures, worst=config.worst)
-            if missing:
-                print(f"warning: {missing}", file=sys.stderr)
+            title = f"{scores.headline}: {predictions.name}"
+            report_errors(truth, predictions, out, title=title, pictures=pictures, worst=config.worst)
     return 0
 
 
@@ -116,19 +114,15 @@ def _check_values(config: "DictConfig") -> None:
     check_choice("benchmark", name, _CLASSES)
     check_choice("split", config.split, ("val", "test"))
     of_wider = {"attributes": config.attributes, "errors": config.errors, "split=test": config.split == "test"}
-    wrong = [
-        f"{word} is for benchmark=wider_face; leave it out for {name}" for word, asked in of_wider.items() if asked
-    ]
-    wrong = wrong if name != "wider_face" else []
-    if config.pictures is not None and not (config.errors and Path(str(config.pictures)).is_dir()):
-        wrong.append(f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
-    if config.against is not None and not config.bootstrap:
-        wrong.append("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
+    for word, asked in of_wider.items():
+        check(name == "wider_face" or not asked, f"{word} is for benchmark=wider_face; leave it out for {name}")
+    fits = config.pictures is None or (config.errors and Path(str(config.pictures)).is_dir())
+    check(fits, f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
+    words = "bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0"
+    check(config.against is None or config.bootstrap, words)
     for key in ("images", "against", "trained_on", "attributes", "errors") if config.split == "test" else ():
-        if config[key]:
-            wrong.append(f"{key}={config[key]}: split=test packs predictions and scores nothing; leave it out")
-    if wrong:
-        raise InputError(wrong[0])
+        words = f"{key}={config[key]}: split=test packs predictions and scores nothing; leave it out"
+        check(not config[key], words)
 
 
 def _predictions_of(path: Path) -> Path:

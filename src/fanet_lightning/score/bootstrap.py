@@ -130,8 +130,7 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
                 arrays[f"{name}_{number}"].astype(np.int64) for name in ("proposals", "hits", "faces")
             )
             kept = proposals > 0
-            entries = np.bincount(images_of_pairs[kept], minlength=len(image_ids))
-            starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries)])
+            starts = np.searchsorted(images_of_pairs[kept], np.arange(len(image_ids) + 1))
             counts[setting] = ImageCounts(image_ids, starts, bins[kept], proposals[kept], hits[kept], faces)
     return counts
 

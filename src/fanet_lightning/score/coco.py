@@ -175,8 +175,8 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
     InputError: the file cannot be read or is not JSON; an entry lacks something, holds numbers that are not finite or
     negative sides, or names an unknown image or category; an id or name twice.
     """
-    content = _loaded(path, _ANNOTATIONS)
     with reading(path, _ANNOTATIONS):
+        content = json.loads(decoded_text(path.read_bytes()))
         parts = {key: content[key] for key in _PARTS}
     file_images = _named(path, parts, "images", lambda entry: str(PurePosixPath(entry["file_name"]).with_suffix("")))
     file_categories = _named(path, parts, "categories", lambda entry: str(entry["name"]))
@@ -220,7 +220,8 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     """
     if path.is_dir():
         path /= next((name for name in (RESULTS_FILE, DETECTIONS_FILE) if (path / name).exists()), RESULTS_FILE)
-    entries = _loaded(path, _RESULTS)
+    with reading(path, _RESULTS):
+        entries = json.loads(decoded_text(path.read_bytes()))
     images, categories = ground_truth.file_images, ground_truth.file_categories
     looked_at: set[str] = set()
     warnings: tuple[str, ...] = ()
@@ -255,11 +256,6 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     looked_at |= {ground_truth.image_ids[i] for i in np.unique(image).tolist()}
     missing = tuple(image_id for image_id in ids if image_id not in looked_at)
     return CocoDetections(image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, warnings)
-
-
-def _loaded(path: Path, remedy: str) -> Any:
-    with reading(path, remedy):
-        return json.loads(decoded_text(path.read_bytes()))
 
 
 def _each(path: Path, key: str, entries: Any, fields: Callable[[Any], Any], remedy: str) -> list[Any]:
@@ -648,6 +644,5 @@ def read_coco_curves(path: Path) -> dict[str, Curve]:
             own = precision[int(np.abs(arrays["iou_thresholds"] - iou).argmin()), :, :, area]
             counted = ~np.isnan(own).all(axis=0)
             mean = own[:, counted].mean(axis=1) if counted.any() else np.zeros(len(recall))
-            ap = float(mean.mean()) if counted.any() else float("nan")
-            curves[f"IoU {iou:.2f}"] = Curve(mean, recall, np.zeros(0), ap, 0)
+            curves[f"IoU {iou:.2f}"] = Curve(mean, recall, np.zeros(0), _mean(own), 0)
     return curves

@@ -1,7 +1,7 @@
-"""The precision-recall curve of the WIDER FACE evaluation and the area under it."""
+"""The precision-recall curve of the WIDER FACE evaluation and the area under it; ROC curves."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,25 +32,35 @@ class Curve:
     faces: int
 
 
+class RocCurve(NamedTuple):
+    """``true_positive_rate`` (T,) in [0, 1] and ``false_positives`` (T,), in the order of FDDB's official files: by
+    ascending threshold, so the first point has most false positives."""
+
+    true_positive_rate: Floats
+    false_positives: Floats | Ints
+
+    def at(self, false_positives: float) -> float:
+        """Rate of the first point with no more than so many false positives, not interpolated; 0 where there is none:
+        nothing is found within the limit."""
+        within = np.flatnonzero(self.false_positives <= false_positives)
+        return float(self.true_positive_rate[within[0]]) if len(within) else 0.0
+
+
 def score_range(scores: Floats) -> tuple[float, float]:
     """Least and greatest of (R,) scores; as in the official tool the least starts at 1 and the greatest at 0."""
     return min(1.0, float(scores.min(initial=1.0))), max(0.0, float(scores.max(initial=0.0)))
 
 
-def normalise_scores(scores: Floats) -> Floats:
-    """(R,) scores of the whole run → (s - min) / (max - min), in [0, 1], of :func:`score_range`.
+def first_bins(scores: Floats) -> Ints:
+    """(R,) scores of the whole run → the first threshold at or below each, normalised; an index into THRESHOLDS.
 
-    If that divides by zero (every score is the same number in [0, 1], where the tool breaks) each score becomes 1, so
-    that all rows are taken at once.
+    Normalised is (s - min) / (max - min), in [0, 1], of :func:`score_range`. If that divides by zero (every score is
+    the same number in [0, 1], where the tool breaks) each score becomes 1, so that all rows are taken at once.
     """
     low, high = score_range(scores)
-    return np.ones_like(scores) if high == low else (scores - low) / (high - low)
-
-
-def first_bins(scores: Floats) -> Ints:
-    """(R,) scores of the whole run → the first threshold at or below each, normalised; an index into THRESHOLDS."""
+    normalised = np.ones_like(scores) if high == low else (scores - low) / (high - low)
     # Ascending copy: the number of thresholds at or below a score, counted from the end, is its first bin.
-    return POINTS - np.searchsorted(THRESHOLDS[::-1], normalise_scores(scores), side="right")
+    return POINTS - np.searchsorted(THRESHOLDS[::-1], normalised, side="right")
 
 
 def curve_from_histograms(

@@ -219,7 +219,7 @@ def print_scores(scores: Scores, intervals: Intervals, title: str | None = None)
     rows = []
     for label, measure, setting in _labelled(scores.values):
         faces = scores.faces.get(setting, sum(scores.faces.values()))
-        row = [label, f"{faces:,}", _number_text(scores.values[measure][setting])]
+        row = [label, f"{faces:,}", number_text(scores.values[measure][setting])]
         rows.append([*row, interval_text(intervals[measure][setting])] if intervals else row)
     head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
     print_rows(title or scores.headline, head, rows)
@@ -231,7 +231,7 @@ def print_difference(title: str, other: Scores, differences: Intervals) -> None:
     for label, measure, setting in _labelled(differences):
         own = differences[measure][setting]
         value = "–" if math.isnan(own.value) else f"{own.value:+.6f}"
-        rows.append([label, _number_text(other.values[measure][setting]), value, interval_text(own, "+")])
+        rows.append([label, number_text(other.values[measure][setting]), value, interval_text(own, "+")])
     print_rows(title, ["setting", f"other {_heading(other.values)}", "difference", "95 % interval"], rows)
 
 
@@ -283,5 +283,5 @@ def _labelled(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, s
     ]
 
 
-def _number_text(value: float) -> str:
-    return "no face" if math.isnan(value) else f"{value:.6f}"
+def number_text(value: float, form: str = ".6f") -> str:
+    return "no face" if math.isnan(value) else format(value, form)

@@ -18,17 +18,16 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
-import numpy.typing as npt
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import plain
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import check_replaceable, check_writable, copied, replaced_folder
 from fanet_lightning.data.folder.parts import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
-from fanet_lightning.data.wider_face import label_rows, list_entry
+from fanet_lightning.data.wider_face import label_rows, list_entry, number_text
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 # The formats, and where images go, under ``out``.
@@ -36,20 +35,14 @@ IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", 
 
 
 @dataclass(frozen=True, eq=False)
-class ImageToWrite:
-    """``source`` the image; ``stem`` its relative name without extension; ``size_wh`` pixels; ``boxes_xyxy`` (F, 4)
-    float64; ``ignored`` (F,) bool; ``attributes`` (F, 6) WIDER's, or None."""
+class ImageToWrite(LabelledImage):
+    """One that can be read, without boxes that have no area; ``size_wh``: its pixels, as it is shown."""
 
-    source: Path
-    stem: str
-    size_wh: tuple[int, int]
-    boxes_xyxy: npt.NDArray[np.float64]
-    ignored: npt.NDArray[np.bool_]
-    attributes: npt.NDArray[np.int8] | None = None
+    size_wh: tuple[int, int] = (0, 0)
 
     @property
     def name(self) -> str:
-        return self.stem + self.source.suffix
+        return self.image_id + self.path.suffix
 
     @property
     def faces(self) -> list[tuple[list[float], int]]:
@@ -71,8 +64,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
     lost. InputError: the source is missing or malformed, or ``out`` is taken.
     """
     for key, value, known in (("to", to, tuple(IMAGE_FOLDERS)), ("images", images, ("copy", "link", "none"))):
-        if value not in known:
-            raise InputError(f"{key}={value} is unknown; take {' or '.join(known)}")
+        check(value in known, f"{key}={value} is unknown; take {' or '.join(known)}")
     _check_out(out, overwrite)
     source.prepare()
     inventories = _inventories(source)
@@ -81,11 +73,12 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
             raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
     lost: Counter[str] = Counter()
     to_write = {inventory.part: _images_of(inventory, lost) for inventory in inventories}
-    stems = [image.stem for own in to_write.values() for image in own]
+    stems = [image.image_id for own in to_write.values() for image in own]
     if to == "voc" and len(set(stems)) < len(stems):
         # One folder for all parts: where names occur in two of them, all get their part in front.
         to_write = {
-            part: [replace(image, stem=f"{part}/{image.stem}") for image in own] for part, own in to_write.items()
+            part: [replace(image, image_id=f"{part}/{image.image_id}") for image in own]
+            for part, own in to_write.items()
         }
     if to != "wider":
         faces = [len(image.boxes_xyxy) for own in to_write.values() for image in own if image.attributes is not None]
@@ -101,7 +94,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         for part, own in to_write.items():
             WRITERS[to](folder, part, own)
             for image in own if images != "none" else ():
-                copied(image.source, folder / IMAGE_FOLDERS[to].format(part) / image.name, link=images == "link")
+                copied(image.path, folder / IMAGE_FOLDERS[to].format(part) / image.name, link=images == "link")
         if to == "yolo":
             text = "".join(f"{part}: images/{part}\n" for part in to_write)
             _write(folder / "data.yaml", f"{text}names:\n  0: face\n")
@@ -120,8 +113,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     check_writable(out)
     record, wrote = out / CONVERSION_RECORD, []
     if record.is_file():
-        if not overwrite:
-            raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
+        check(overwrite, f"out={out} holds an earlier conversion; give another out, or overwrite=true")
         with suppress(ValueError, KeyError, TypeError):
             wrote = list(json.loads(record.read_text(encoding="utf-8"))["wrote"])
     check_replaceable(out, "a conversion", lambda entry: entry.name in wrote)
@@ -159,7 +151,7 @@ def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
         lost["boxes without area left out"] += int((~kept).sum())
         boxes, ignored = image.boxes_xyxy[kept], image.ignored[kept]
         attributes = None if image.attributes is None else image.attributes[kept]
-        found.append(ImageToWrite(image.path, image.image_id, size_wh, boxes, ignored, attributes))
+        found.append(ImageToWrite(image.image_id, image.path, boxes, ignored, attributes=attributes, size_wh=size_wh))
     return found
 
 
@@ -198,7 +190,7 @@ def write_yolo(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
         side, boxes = np.array([*image.size_wh, *image.size_wh], dtype=np.float64), image.boxes_xyxy
         normalized = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1) / side
         rows = ["0 " + " ".join(f"{value:.10f}" for value in row) + "\n" for row in normalized.tolist()]
-        _write(out / "labels" / part / f"{image.stem}.txt", "".join(rows))
+        _write(out / "labels" / part / f"{image.image_id}.txt", "".join(rows))
 
 
 def write_voc(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
@@ -214,10 +206,10 @@ def write_voc(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
             sides = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}  # VOC's first pixel is 1
             lines += ["  <object>\n    <name>face</name>\n    <pose>Unspecified</pose>\n    <truncated>0</truncated>"]
             lines += [f"    <difficult>{ignored}</difficult>\n    <bndbox>"]
-            lines += [f"      <{side}>{_text(value)}</{side}>" for side, value in sides.items()]
+            lines += [f"      <{side}>{number_text(value)}</{side}>" for side, value in sides.items()]
             lines += ["    </bndbox>\n  </object>"]
-        _write(out / "Annotations" / f"{image.stem}.xml", "\n".join([*lines, "</annotation>\n"]))
-    _write(out / "ImageSets" / "Main" / f"{part}.txt", "".join(f"{image.stem}\n" for image in images))
+        _write(out / "Annotations" / f"{image.image_id}.xml", "\n".join([*lines, "</annotation>\n"]))
+    _write(out / "ImageSets" / "Main" / f"{part}.txt", "".join(f"{image.image_id}\n" for image in images))
 
 
 def write_wider(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
@@ -225,16 +217,11 @@ def write_wider(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
     entries = []
     for image in images:
         rows = label_rows(image.boxes_xyxy, image.ignored, image.attributes)
-        entries.append(list_entry(image.name, [list(map(_text, row)) for row in rows.tolist()]))
+        entries.append(list_entry(image.name, rows.tolist()))
     _write(out / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt", "".join(entries))
 
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc, "wider": write_wider}
-
-
-def _text(value: float) -> str:
-    """Six decimals; whole numbers as such."""
-    return f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.folder import formats
 from fanet_lightning.data.folder.parts import Place, place_of, warn_of_odd_boxes
@@ -71,8 +71,7 @@ class FolderSource:
             ("origin", origin, origin in (0, 1), "0 or 1"),
             ("format", format, format is None or format in FORMATS, " or ".join(FORMATS)),
         ):
-            if not sound:
-                raise InputError(f"data.{key}={value} is not {what}")
+            check(sound, f"data.{key}={value} is not {what}")
         wanted = [classes] if isinstance(classes, str | int) else classes
         self._wanted = None if wanted is None else [str(name) for name in wanted]
         self._points, self._origin = points, origin
@@ -199,9 +198,8 @@ class FolderSource:
     def _read(self, place: Place, label_folders: Sequence[Path]) -> Inventory:
         """``label_folders``: those of all parts, whose class names may be in one of them."""
         folder = self.format in ("voc", "yolo")
-        if place.labels.is_dir() != folder:
-            what = "a folder" if folder else "one file"
-            raise InputError(f"{place.labels}: data.format={self.format} reads {what} of labels")
+        what = "a folder" if folder else "one file"
+        check(place.labels.is_dir() == folder, f"{place.labels}: data.format={self.format} reads {what} of labels")
         if self.format == "coco":
             return formats.read_coco(place, self._wanted)
         if self.format == "voc":

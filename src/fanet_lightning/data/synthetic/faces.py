@@ -7,7 +7,7 @@ eighty pixels becomes when it is shrunk.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -271,7 +271,7 @@ def draw_head(image: Image, person: Person) -> Drawn:
     cover = np.zeros(((bottom - top) * factor, (right - left) * factor), np.uint8)
     fill_polygon(cover, (outline - (left, top)) * factor, 255)
     if factor > 1:
-        cover = _image(cv2.resize(cover, (right - left, bottom - top), interpolation=cv2.INTER_AREA))
+        cover = np.asarray(cv2.resize(cover, (right - left, bottom - top), interpolation=cv2.INTER_AREA), np.uint8)
     oval = cover > 127
     area = int(np.count_nonzero(oval))
     # The part of it that is in the image.
@@ -282,9 +282,9 @@ def draw_head(image: Image, person: Person) -> Drawn:
         return Drawn(box_xyxy, area, (x1, y1), oval, oval)
     before = image[y1:y2, x1:x2]
     # Nearest up and area down by whole factors leave what is not painted as it was.
-    patch = _image(cv2.resize(before, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST))
+    patch = np.asarray(cv2.resize(before, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST), np.uint8)
     _paint(patch, head_shapes(person), person, (x1, y1), factor)
-    after = _image(cv2.resize(patch, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)) if factor > 1 else patch
+    after = np.asarray(cv2.resize(patch, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA), np.uint8)
     painted = _changed(before, after)
     after = _shaded(after, painted, person, (x1, y1))
     image[y1:y2, x1:x2] = _blurred(before, after, painted, person)
@@ -309,11 +309,6 @@ def _paint(patch: Image, shapes: list[Shape], person: Person, corner: tuple[int,
             cv2.polylines(patch, [own], False, color, width, lineType=cv2.LINE_AA, shift=BITS)
         else:
             cv2.fillPoly(patch, [own], color, lineType=cv2.LINE_AA, shift=BITS)
-
-
-def _image(array: npt.NDArray[Any]) -> Image:
-    """What cv2 hands back, under the type that it has."""
-    return np.asarray(array, np.uint8)
 
 
 def _to_pixels(points: Points, person: Person) -> Points:
@@ -351,13 +346,12 @@ def _shaded(patch: Image, painted: npt.NDArray[np.bool_], person: Person, corner
     down = person.light_xy[1] * gv - 0.1 * gv * gv
     gain = 1 + (across[None, :] + down[:, None]) * painted
     gain.clip(0.12, 1.9, out=gain)
-    return _image(cv2.multiply(patch, cv2.merge([gain, gain, gain]), dtype=cv2.CV_8U))
+    return np.asarray(cv2.multiply(patch, cv2.merge([gain, gain, gain]), dtype=cv2.CV_8U), np.uint8)
 
 
 def _changed(before: Image, after: Image) -> npt.NDArray[np.bool_]:
-    difference = _image(cv2.absdiff(before, after))
-    changed: npt.NDArray[np.bool_] = (difference[..., 0] | difference[..., 1] | difference[..., 2]) > 0
-    return changed
+    difference = np.asarray(cv2.absdiff(before, after), np.uint8)
+    return (difference[..., 0] | difference[..., 1] | difference[..., 2]) > 0
 
 
 def _blurred(before: Image, after: Image, painted: npt.NDArray[np.bool_], person: Person) -> Image:
@@ -376,5 +370,4 @@ def _blurred(before: Image, after: Image, painted: npt.NDArray[np.bool_], person
         size_wh = (layers.shape[1], layers.shape[0])
         small = cv2.resize(layers, (-(-size_wh[0] // coarse), -(-size_wh[1] // coarse)), interpolation=cv2.INTER_AREA)
         layers = cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma / coarse), size_wh, interpolation=cv2.INTER_LINEAR)
-    mixed: Image = (before * (1 - layers[..., 3:]) + layers[..., :3] + 0.5).clip(0, 255).astype(np.uint8)
-    return mixed
+    return (before * (1 - layers[..., 3:]) + layers[..., :3] + 0.5).clip(0, 255).astype(np.uint8)

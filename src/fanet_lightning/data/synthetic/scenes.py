@@ -367,10 +367,8 @@ def draw_obstacle(
 
 
 def _ellipse(image: Image, center: Sequence[float], axes: Sequence[float], color: Color, angle: float = 0) -> None:
-    unit = 1 << BITS
-    at = (round(center[0] * unit), round(center[1] * unit))
-    half = (max(1, round(axes[0] * unit)), max(1, round(axes[1] * unit)))
-    cv2.ellipse(image, at, half, angle, 0, 360, color, -1, cv2.LINE_AA, BITS)
+    at, half = fixed_point(np.array([center, axes])).tolist()
+    cv2.ellipse(image, at, np.maximum(half, 1).tolist(), angle, 0, 360, color, -1, cv2.LINE_AA, BITS)
 
 
 def _line(image: Image, points: Sequence[npt.ArrayLike], color: Color, width: float) -> None:
@@ -409,12 +407,8 @@ def _clock(rng: np.random.Generator, image: Image, center: tuple[float, float], 
         _ellipse(image, spot, (half * 0.06, half * 0.06), dark)
     for length in (0.4, 0.6):
         angle = rng.uniform(0, 2 * math.pi)
-        _line(
-            image,
-            [center, (x + length * half * math.sin(angle), y - length * half * math.cos(angle))],
-            dark,
-            half * 0.09,
-        )
+        end = (x + length * half * math.sin(angle), y - length * half * math.cos(angle))
+        _line(image, [center, end], dark, half * 0.09)
 
 
 def _traffic_light(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:

@@ -19,10 +19,9 @@ const SHOWN = [...ERRORS, "hit"];
 // The numbers of Kind in score/analysis/error_types.py.
 const ROW_KINDS = ["hit", "duplicate", "localisation", "background", "ignored"];
 
-const HEIGHTS = [
-  ["under 8", 0, 8], ["8 to 16", 8, 16], ["16 to 32", 16, 32], ["32 to 64", 32, 64],
-  ["64 to 128", 64, 128], ["128 to 256", 128, 256], ["256 and more", 256, Infinity],
-].map(([label, low, high]) => ({ label: `${label} px`, value: `${low}-${high === Infinity ? "" : high}`, low, high }));
+// Those of attributes.json; null where a group has no end.
+const HEIGHTS = RUN.heights.map(([value, label, low, high]) =>
+  ({ value, label, low: low ?? -Infinity, high: high ?? Infinity }));
 
 const PICTURES = RUN.pictures.map((own, number) => {
   const faces = own.faces.map(([x, y, w, h, counts, found, near, ...labels], index) =>
@@ -30,7 +29,7 @@ const PICTURES = RUN.pictures.map((own, number) => {
   const rows = own.rows.map(([x, y, w, h, score, kind, nearest, overlap], index) =>
     ({ x, y, w, h, index, score, kind: ROW_KINDS[kind], nearest: nearest < 0 ? null : faces[nearest], overlap }));
   const slash = own.id.indexOf("/");
-  return { ...own, number, faces, rows, event: own.id.slice(0, Math.max(slash, 0)), name: own.id.slice(slash + 1) };
+  return { ...own, number, faces, rows, event: own.id.slice(0, Math.max(slash, 0)) };
 });
 
 const FILTERS = [
@@ -82,7 +81,7 @@ function writeState(state) {
   const words = new URLSearchParams();
   for (const [key, value] of Object.entries(state)) {
     const text = String(value);
-    if (key in DEFAULTS && text !== String(DEFAULTS[key])) words.set(key, text);
+    if (text !== String(DEFAULTS[key])) words.set(key, text);
   }
   return `#${words}`;
 }

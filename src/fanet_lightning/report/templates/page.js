@@ -107,8 +107,6 @@ function drawPicture() {
   const falsePositives = counts.localisation + counts.duplicate + counts.background;
   const faces = counts.found + counts.near + counts.missed;
   $("name").textContent = picture.id;
-  $("facts").dataset.image = picture.id;
-  for (const kind of Object.keys(KINDS)) $("facts").dataset[kind] = counts[kind];
   $("numbers").textContent =
     `Number ${picture.number + 1} of ${RUN.images.toLocaleString("en")}: its errors cost ${apText(picture.gain)} AP. ` +
     `Of ${faces} faces ${counts.found} are found, ${counts.near} nearly, ${counts.missed} missed; ` +
@@ -182,10 +180,9 @@ function choice(id, label, options, key) {
 }
 
 function build() {
-  for (const [kind, { label, many, face }] of Object.entries(KINDS)) {
+  for (const [kind, { label, many }] of Object.entries(KINDS)) {
     const swatch = element("svg", { viewBox: "0 0 22 14", width: 22, height: 14, "aria-hidden": "true" }, drawnSwatch(kind));
     const chip = element("button", { type: "button", "data-kind": kind, title: many }, swatch, ` ${label} `, element("b", {}, ""));
-    chip.dataset.of = face ? "faces" : "detections";
     chip.addEventListener("click", () => go({ show: state.show.includes(kind) ? state.show.filter((own) => own !== kind) : [...state.show, kind] }));
     $("legend").append(chip);
   }

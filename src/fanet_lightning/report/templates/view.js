@@ -59,14 +59,11 @@ function drawing(picture, viewBox) {
 function boxesView(picture, state) {
   const group = element("g");
   const boxes = boxesOf(picture, state).filter(({ kind }) => state.show.includes(kind));
-  boxes.sort((a, b) => LAYERS.indexOf(a.kind) - LAYERS.indexOf(b.kind));
   const wanted = focusOf(picture, state);
-  let focus = null;
-  for (const own of boxes) {
-    if (own.box === wanted) focus = own;
-    else group.append(drawn(own));
-  }
-  if (focus) group.append(drawn(focus, true));
+  // The box that is asked for above all others.
+  const layer = ({ kind, box }) => (box === wanted ? LAYERS.length : LAYERS.indexOf(kind));
+  boxes.sort((a, b) => layer(a) - layer(b));
+  group.append(...boxes.map((own) => drawn(own, own.box === wanted)));
   return group;
 }
 

@@ -149,18 +149,16 @@ def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions
     def entries(rows: Ints) -> "csr_array":
         return csr_array((np.ones(len(rows)), (bins[rows], image[rows])), shape=(POINTS, images))
 
-    backgrounds: dict[Any, csr_array] = {}
+    everywhere = entries(off)
     counts = []
     for group in groups:
-        key = (None if group.images is None else id(group.images), group.heights)
-        if key not in backgrounds:
-            kept = np.ones(len(off), np.bool_) if group.images is None else group.images[image[off]]
-            if group.heights is not None:
-                kept &= (height[off] >= group.heights[0]) & (height[off] < group.heights[1])
-            backgrounds[key] = entries(off[kept])
+        kept = off if group.images is None else off[group.images[image[off]]]
+        if group.heights is not None:
+            kept = kept[(height[kept] >= group.heights[0]) & (height[kept] < group.heights[1])]
+        background = everywhere if kept is off else entries(kept)
         own = group.faces[face]
         faces = np.bincount(image_of_faces[group.faces], minlength=images)
-        counts.append(GroupCounts(entries(looking[own]), entries(looking[own & first]), backgrounds[key], faces))
+        counts.append(GroupCounts(entries(looking[own]), entries(looking[own & first]), background, faces))
     return counts
 
 
@@ -220,11 +218,6 @@ class GroupScore(NamedTuple):
     recall: Interval
     max_recall: Interval
 
-    def measure(self, name: str) -> Interval:
-        """One of :data:`MEASURES` by name."""
-        found: Interval = getattr(self, name)
-        return found
-
 
 @dataclass(frozen=True, eq=False)
 class AttributeScores:
@@ -276,7 +269,7 @@ def score_attributes(
     on_faces, hits, background = (_cumulated(part, np.ones((images, 1)))[0] for part in counts[0][:3])
     reached = np.flatnonzero(_ratio(hits, on_faces + background) >= at_precision)
     point = int(reached[-1]) if len(reached) else None
-    # The normalised threshold as a score of the predictions; see score.curves.normalise_scores.
+    # The normalised threshold as a score of the predictions; see score.curves.first_bins.
     low, high = score_range(predictions.scores)
     threshold = float("nan") if point is None else low + float(THRESHOLDS[point]) * (high - low)
     values = measured(groups, counts, np.ones((1, images)), point)[..., 0]
@@ -294,10 +287,8 @@ def score_attributes(
     other = score_attributes(ground_truth, against, samples, within=within, at_precision=at_precision)
     differences = []
     for a, b in zip(ours.groups, other.groups, strict=True):
-        paired = zip(a[4:], b[4:], strict=True)
-        differences.append(
-            GroupScore(*a[:4], *(interval_of(x.value - y.value, x.samples - y.samples) for x, y in paired))
-        )
+        paired = (interval_of(x.value - y.value, x.samples - y.samples) for x, y in zip(a[4:], b[4:], strict=True))
+        differences.append(GroupScore(*a[:4], *paired))
     return replace(ours, against=other, differences=tuple(differences))
 
 

@@ -23,10 +23,10 @@ remainder, and no oracle can lower AP here. The gains do not add up to the lost 
 errors in place. All oracles together give AP 1.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.score.curves import POINTS, Bools, Floats, Ints, areas_of_counts, curve_from_histograms, first_bins
-from fanet_lightning.score.results import print_rows, write_json
+from fanet_lightning.score.results import number_text, print_rows, write_json
 from fanet_lightning.score.wider_face.average_precision import MIN_IOU, best_of_each_face, nearest_faces
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -109,6 +109,11 @@ class ErrorTypes:
     images: int
     settings: Mapping[str, SettingErrors]
 
+    @cached_property
+    def lost(self) -> "dict[str, LostAP]":
+        """What each type of error costs, per setting."""
+        return {setting: _lost_ap(self, setting) for setting in self.settings}
+
 
 def error_types(ground_truth: GroundTruth, predictions: Predictions) -> ErrorTypes:
     """Sort the rows of a run into kinds, per setting; ValueError: the two are not about the same images in order."""
@@ -174,17 +179,13 @@ class LostAP:
     false_negatives: float
 
 
-def lost_ap(errors: ErrorTypes) -> dict[str, LostAP]:
-    """What each type of error costs, per setting."""
-    lost = {}
-    for setting, own in errors.settings.items():
-        ap = ap_with(errors, setting, ())
-        gains = {name: ap_with(errors, setting, (name,)) - ap for name in TYPES}
-        # All hits at the first threshold, all else at the last: precision 1 until recall ends.
-        found, faces = int((own.kinds == Kind.HIT).sum()), own.counted_faces
-        false_positives = found / faces - ap if faces else float("nan")
-        lost[setting] = LostAP(ap, gains, false_positives, ap_with(errors, setting, (_NEGATIVES,)) - ap)
-    return lost
+def _lost_ap(errors: ErrorTypes, setting: str) -> LostAP:
+    own, ap = errors.settings[setting], ap_with(errors, setting, ())
+    gains = {name: ap_with(errors, setting, (name,)) - ap for name in TYPES}
+    # All hits at the first threshold, all else at the last: precision 1 until recall ends.
+    found, faces = int((own.kinds == Kind.HIT).sum()), own.counted_faces
+    false_positives = found / faces - ap if faces else float("nan")
+    return LostAP(ap, gains, false_positives, ap_with(errors, setting, (_NEGATIVES,)) - ap)
 
 
 def ap_with(errors: ErrorTypes, setting: str, fixed: Collection[str]) -> float:
@@ -254,7 +255,7 @@ def write_errors(out: Path, errors: ErrorTypes) -> None:
                 "rows": errors.settings[setting].rows(),
                 "faces": errors.settings[setting].faces(),
             }
-            for setting, lost in lost_ap(errors).items()
+            for setting, lost in errors.lost.items()
         },
     }
     write_json(out / ERRORS_FILE, content)
@@ -262,9 +263,8 @@ def write_errors(out: Path, errors: ErrorTypes) -> None:
 
 def print_errors(lost: Mapping[str, LostAP]) -> None:
     """Setting, AP, and what each type of error costs, one line each."""
-    rows = [[setting, _text(own.ap), *(_text(own.gains[name], "+") for name in TYPES)] for setting, own in lost.items()]
+    rows = [
+        [setting, number_text(own.ap, ".4f"), *(number_text(own.gains[name], "+.4f") for name in TYPES)]
+        for setting, own in lost.items()
+    ]
     print_rows("AP gained when the errors of one type alone are fixed", ["setting", "AP", *TYPES], rows)
-
-
-def _text(value: float, sign: str = "") -> str:
-    return "no face" if math.isnan(value) else f"{value:{sign}.4f}"

@@ -30,7 +30,6 @@ from fanet_lightning.score.fddb.ground_truth import (
 from fanet_lightning.score.fddb.roc import (
     DISCRETE_IOU,
     FddbCounts,
-    Roc,
     match_image,
     merge_images,
     resampled_rates,
@@ -124,10 +123,9 @@ def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth) -> FddbPr
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FddbScores(Scores):
-    """``counts`` of the images and their curves."""
+    """``counts`` of the images."""
 
     counts: FddbCounts
-    roc: Roc
 
     def resampled(self, samples: int, seed: int) -> Samples:
         rates = resampled_rates(self.counts, LIMITS, samples, seed)
@@ -136,10 +134,11 @@ class FddbScores(Scores):
     def write_curves(self, folder: Path) -> list[Path]:
         """``DiscROC.txt``, lines ``rate false_positives threshold``, and ``ContROC.txt`` without the threshold: lowest
         threshold first, six significant digits, as the official program."""
-        roc = self.roc
+        roc = roc_from_counts(self.counts)
+        discrete, continuous = roc.curves
         columns = {
-            "DiscROC.txt": np.column_stack([roc.rate_discrete, roc.false_positives, roc.thresholds]),
-            "ContROC.txt": np.column_stack([roc.rate_continuous, roc.false_positives]),
+            "DiscROC.txt": np.column_stack([*discrete, roc.thresholds]),
+            "ContROC.txt": np.column_stack(continuous),
         }
         for name, values in columns.items():
             with replaced(folder / name) as temporary:
@@ -184,7 +183,9 @@ class FddbBenchmark:
         if predictions.image_ids != ground_truth.image_ids:
             raise ValueError("the predictions are not of the ground truth's images in their order")
         as_scored, fits = self._as_scored(ground_truth, predictions)
-        counts = count_fddb(ground_truth, as_scored)
+        overlaps = image_ious(ground_truth, as_scored)
+        images = [match_image(iou, scores) for iou, scores in zip(overlaps, as_scored.scores, strict=True)]
+        counts = merge_images(images, ground_truth.faces)
         roc = roc_from_counts(counts)
         rates = {setting: roc.at(limit) for setting, limit in SETTINGS.items()}
         folds = np.unique(ground_truth.folds).tolist()
@@ -205,7 +206,6 @@ class FddbBenchmark:
             rules=rules,
             warnings=self._warnings(predictions, len(folds)),
             counts=counts,
-            roc=roc,
         )
 
     def write_predictions(self, folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:
@@ -250,12 +250,6 @@ class FddbBenchmark:
         return tuple(lines)
 
 
-def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbCounts:
-    overlaps = image_ious(ground_truth, predictions)
-    images = [match_image(iou, scores) for iou, scores in zip(overlaps, predictions.scores, strict=True)]
-    return merge_images(images, ground_truth.faces)
-
-
 def image_ious(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> Iterator[Floats]:
     """IoU of the faces and the detections of each image, (F, D)."""
     for faces, rows, size in zip(ground_truth.ellipses, predictions.rows, ground_truth.sizes_wh.tolist(), strict=True):
@@ -269,11 +263,8 @@ def fit_without_fold(truth: FddbGroundTruth, predictions: FddbPredictions) -> di
         matched = linear_sum_assignment(iou, maximize=True)
         own = np.column_stack([rows[matched[1]], faces[matched[0]]])
         pairs.append(own[(iou[matched] > DISCRETE_IOU) & (own[:, 2:4] > 0).all(axis=1)])
-    fits = {}
-    for fold in np.unique(truth.folds).tolist():
-        others = [
-            np.zeros((0, 9)),
-            *(own for own, its_fold in zip(pairs, truth.folds, strict=True) if its_fold != fold),
-        ]
-        fits[fold] = regions.fit_ellipses(*np.split(np.concatenate(others), [4], axis=1))
-    return fits
+    whole, folds = np.concatenate([np.zeros((0, 9)), *pairs]), np.repeat(truth.folds, [len(own) for own in pairs])
+    return {
+        fold: regions.fit_ellipses(*np.split(whole[folds != fold], [4], axis=1))
+        for fold in np.unique(truth.folds).tolist()
+    }

@@ -10,6 +10,7 @@ over the detectors tried, the discrete curve differs by at most 3 faces (0.00058
 continuous one by at most 0.00035. Where two assignments have exactly the same sum, either may be taken.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.score.bootstrap import image_weights
-from fanet_lightning.score.curves import Floats, Ints
+from fanet_lightning.score.curves import Floats, Ints, RocCurve
 
 DISCRETE_IOU = 0.5
 # The official program's threshold for the line of an image without detections.
@@ -105,27 +106,16 @@ class Roc:
     faces: int
 
     @property
-    def rate_discrete(self) -> Floats:
-        """(T,) discrete true-positive rate in [0, 1]; 0 without a face, as the official program prints it."""
-        return self.tp_discrete / max(self.faces, 1)
+    def curves(self) -> tuple[RocCurve, RocCurve]:
+        """Discrete and continuous; the rates are 0 without a face, as the official program prints them."""
+        discrete, continuous = (own / max(self.faces, 1) for own in (self.tp_discrete, self.tp_continuous))
+        return RocCurve(discrete, self.false_positives), RocCurve(continuous, self.false_positives)
 
-    @property
-    def rate_continuous(self) -> Floats:
-        """(T,) continuous true-positive rate in [0, 1]."""
-        return self.tp_continuous / max(self.faces, 1)
-
-    def at(self, false_positives: float = float("inf")) -> tuple[float, float]:
-        """Discrete and continuous rate at the first line of the file with no more than so many false positives.
-
-        No interpolation. Without a limit that is the end of the curve. Where no line qualifies nothing is found within
-        the limit: 0, 0. NaN without a face.
-        """
-        if not self.faces:
-            return float("nan"), float("nan")
-        lines = np.flatnonzero(self.false_positives <= false_positives)
-        if not len(lines):
-            return 0.0, 0.0
-        return float(self.rate_discrete[lines[0]]), float(self.rate_continuous[lines[0]])
+    def at(self, false_positives: float) -> tuple[float, float]:
+        """Discrete and continuous rate with no more than so many false positives (:meth:`RocCurve.at`); NaN without a
+        face."""
+        discrete, continuous = self.curves
+        return (discrete.at(false_positives), continuous.at(false_positives)) if self.faces else (math.nan, math.nan)
 
 
 def roc_from_counts(counts: FddbCounts) -> Roc:

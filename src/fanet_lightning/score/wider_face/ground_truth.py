@@ -82,9 +82,8 @@ def read_ground_truth(folder: Path | str) -> GroundTruth:
         for attribute, values in ATTRIBUTE_VALUES.items():
             if (name := f"{attribute}_label_list") in content:
                 labels = [own.ravel().astype(np.int8) for own in _of_images(content[name])]
-                if list(map(len, labels)) != list(map(len, boxes)) or set(np.concatenate(labels)) - {
-                    *range(len(values))
-                }:
+                known = np.isin(np.concatenate(labels), np.arange(len(values))).all()
+                if not known or list(map(len, labels)) != list(map(len, boxes)):
                     raise ValueError(f"the labels of {attribute} are not one of its values per face")
                 attributes[attribute] = labels
     counted = {setting: _counted(folder / f"wider_{setting}_val.mat", image_ids, boxes) for setting in SETTINGS}
@@ -94,7 +93,8 @@ def read_ground_truth(folder: Path | str) -> GroundTruth:
 def _counted(path: Path, image_ids: Sequence[str], boxes: list[Floats]) -> list[Bools]:
     content = load_mat(path, _REMEDY)
     with reading(path, _REMEDY):
-        if [_text(name) for name in _of_images(content["file_list"])] != [_name(own) for own in image_ids]:
+        names = [own.partition("/")[2] for own in image_ids]
+        if [_text(name) for name in _of_images(content["file_list"])] != names:
             raise ValueError(f"its images are not those of {FACES_FILE}, in that order")
         # Faces count from 1.
         masks = [np.zeros(1 + len(own), np.bool_) for own in boxes]
@@ -112,10 +112,6 @@ def _text(cell: Any) -> str:
     return str(np.asarray(cell).ravel()[0])
 
 
-def _name(image_id: str) -> str:
-    return image_id.partition("/")[2]
-
-
 def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
     """Write the files that :func:`read_ground_truth` reads, by event in order of appearance."""
     from scipy.io import savemat
@@ -130,7 +126,8 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
     def by_event(values: Sequence[Any]) -> npt.NDArray[Any]:
         return cells(cells(values[i] for i in rows) for rows in events.values())
 
-    names = {"event_list": cells(events), "file_list": by_event([_name(own) for own in ground_truth.image_ids])}
+    file_names = [own.partition("/")[2] for own in ground_truth.image_ids]
+    names = {"event_list": cells(events), "file_list": by_event(file_names)}
     files = {FACES_FILE: {"face_bbx_list": by_event([np.asarray(own, np.float64) for own in ground_truth.boxes_xywh])}}
     for attribute, labels in ground_truth.attributes.items():
         columns = [own.astype(np.uint8).reshape(-1, 1) for own in labels]

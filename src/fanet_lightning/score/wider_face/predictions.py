@@ -123,13 +123,14 @@ def _read_files(source: Path, wanted: Collection[str], known: Collection[str]) -
             archive = stack.enter_context(zipfile.ZipFile(source))
             members = [(own.filename.replace("\\", "/"), partial(archive.read, own)) for own in archive.infolist()]
             files = [own for own in members if not own[0].startswith((".", "__MACOSX")) and "/." not in own[0]]
-            # Whoever packs a folder has its name at the top.
-            if not any(path.count("/") in depths and _is_text(path) for path, _ in files):
-                files = [(path.partition("/")[2], read) for path, read in files]
+        files = [own for own in files if own[0].lower().endswith(".txt")]
+        # Whoever packs a folder has its name at the top.
+        if not source.is_dir() and not any(path.count("/") in depths for path, _ in files):
+            files = [(path.partition("/")[2], read) for path, read in files]
         found: dict[str, tuple[str, Callable[[], bytes]]] = {}
         wrong = ""
         for path, read in files:
-            if path.count("/") in depths and _is_text(path):
+            if path.count("/") in depths:
                 event, slash, name = path.rpartition("/")
                 image_id = path[:-4] if path[:-4] in known else event + slash + name_parts(name[:-4])[-1]
                 if image_id in found:
@@ -141,10 +142,6 @@ def _read_files(source: Path, wanted: Collection[str], known: Collection[str]) -
         if wrong or not found:
             raise InputError(f"{source}: {wrong or 'no file of an image is in it'}; {_LAYOUT}")
         return {key: (f"{source}/{path}", read()) for key, (path, read) in found.items() if key in wanted}
-
-
-def _is_text(path: str) -> bool:
-    return path.lower().endswith(".txt")
 
 
 def write_predictions(folder: Path, detections: DetectionsByImage) -> None:
