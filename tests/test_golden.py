@@ -79,5 +79,6 @@ def test_scores_of_published_detections(name: str, shared_data: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_ap_of_the_shipped_model(shared_data: Path, tmp_path: Path) -> None:
-    assert_golden(make.shipped(tmp_path, shared_data), make.load("shared_scores")["fanet_light"], abs_=5e-7)
+@pytest.mark.parametrize("name", make.SHIPPED)
+def test_ap_of_the_shipped_models(name: str, shared_data: Path, tmp_path: Path) -> None:
+    assert_golden(make.shipped(tmp_path, shared_data, name), make.load("shared_scores")[name], abs_=5e-7)

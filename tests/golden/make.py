@@ -437,13 +437,16 @@ def run(folder: Path) -> dict[str, Any]:
     return {"boxes": boxes(checkpoint), "ap": aps(folder, checkpoint), "last_epoch": resumed(folder, "resume=auto")}
 
 
-def shipped(folder: Path, data: Path) -> dict[str, float]:
-    """AP of the shipped model on the first image of each of twelve events of the test list."""
+SHIPPED = ("fanet_light", "fanet_lite0")
+
+
+def shipped(folder: Path, data: Path, name: str) -> dict[str, float]:
+    """AP of a shipped model on the first image of each of twelve events of the test list."""
     by_event = {line.split("/")[0]: line for line in reversed((data / "wider_face/test.txt").read_text().split())}
     (folder / "twelve.txt").write_text("".join(f"{by_event[event]}\n" for event in sorted(by_event)[::-1][:12]))
     root = data / "wider_face"
     words = [f"data.root={root}", f"data.ground_truth={root / 'eval_gt'}", f"data.val.images={folder / 'twelve.txt'}"]
-    return evaluated(folder, "checkpoint=fanet_light", "data=wider_face", *words)
+    return evaluated(folder, f"checkpoint={name}", "data=wider_face", *words)
 
 
 def differences(found: Any, golden: Any, rel: float, abs_: float = 0.0, where: str = "") -> Iterator[str]:
@@ -512,7 +515,7 @@ def all_shared() -> dict[str, Any]:
     if not (SHARED / "wider_face").is_dir():
         return dict(load("shared_scores"))
     content = {name: in_folder(shared_scores, SHARED, name) for name in SHARED_SCORES}
-    return content | {"fanet_light": in_folder(shipped, SHARED)}
+    return content | {name: in_folder(shipped, SHARED, name) for name in SHIPPED}
 
 
 if __name__ == "__main__":
