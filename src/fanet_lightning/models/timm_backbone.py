@@ -100,7 +100,9 @@ def pretrained_weights(name: str, **options: Any) -> dict[str, Tensor]:
             )
     # Which error it is depends on the versions of timm, huggingface_hub and what is below them.
     except Exception as error:
-        raise InputError(f"weights=imagenet: timm cannot give those of {name} ({first_line(error)})") from error
+        raise InputError(
+            f"weights=imagenet: timm cannot give those of {name} ({first_line(error)}); weights=FILE takes a file"
+        ) from error
     return model.state_dict()
 
 
