@@ -194,7 +194,7 @@ def initial_model(options: dict[str, Any]) -> Model | None:
         if of_model.get(name) != of_run.get(name):
             raise InputError(
                 f"init={init}: that model has model.{name}={of_model.get(name)}, this run has {of_run.get(name)}; give "
-                "the model's own options (model=fanet_light, fanet_lite0 for these two), or init_part=trunk for the backbone"
+                "the model's own options (of fanet_light: model=fanet_light), or init_part=trunk for the backbone"
             )
     if model.training_images is None and is_first_process():
         print(f"warning: init={init} does not name its training images; the run's list will lack them")
