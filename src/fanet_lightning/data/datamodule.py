@@ -358,7 +358,8 @@ class TrainLoader(Loader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         batch = min(state["images"] // self.sampler.batch_size_total, len(self.sampler))
-        self._position = self.sampler.epoch, self.sampler.first_batch = state["epoch"], batch
+        self._position = (state["epoch"], batch)
+        self.sampler.epoch, self.sampler.first_batch = self._position
 
 
 def _some(records: list[ImageRecord], part: str) -> list[ImageRecord]:

@@ -5,9 +5,9 @@ stage of stride 4, where small faces are, is not halved; SCRFD (Guo et al. 2021)
 deserve more. Its plain convolutions of few channels keep a CPU's vector units busier than depthwise ones.
 """
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ STAGES = (32, 64, 128, 160)
 LITE0_STEM = 32
 LITE0_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (2, 3, 2, 6, 80), (2, 5, 1, 6, 112))
 LITE0_EPSILON = 1e-3
+# The stages that end with the maps of stride 4, 8 and 16.
+LITE0_MAPS = (1, 2, 4)
 
 
 class ResidualBlock(nn.Module):
@@ -75,9 +77,7 @@ class LightBackbone(Backbone):
         super().__init__()
         self.stem = ConvReLU(3, scaled(STEM, width), 3, stride=2, batch_norm=batch_norm)
         self.stages, channels = nn.ModuleList(), [scaled(c, width) for c in (STEM, *STAGES)]
-        for stage, between in zip(
-            (plain_stage, CspStage, CspStage, CspStage), itertools.pairwise(channels), strict=True
-        ):
+        for stage, between in zip((plain_stage, CspStage, CspStage, CspStage), pairwise(channels), strict=True):
             self.stages.append(stage(*between, batch_norm=batch_norm))
         self.extra = ExtraMaps(channels[-1], inner=64, channels=96, width=width, batch_norm=batch_norm)
         self.channels = (*channels[1:], self.extra.channels, self.extra.channels)
@@ -149,16 +149,17 @@ class Lite0Backbone(Backbone):
             self.stages.append(blocks)
         self.stage32 = CspStage(inputs, 128, batch_norm=True)
         self.extra = ExtraMaps(128, inner=64, channels=96, width=width, batch_norm=True)
-        self.channels = (24, 40, 112, 128, self.extra.channels, self.extra.channels)
+        shown = (LITE0_STAGES[i][-1] for i in LITE0_MAPS)
+        self.channels = (*shown, 128, self.extra.channels, self.extra.channels)
 
     def trained_layers(self) -> dict[str, nn.Module]:
         return {"stem": self.stem, **{f"stage{i + 1}": stage for i, stage in enumerate(self.stages)}}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = F.relu6(self.stem(x), inplace=True)
-        shown = [x := stage(x) for stage in self.stages]
-        maps = [shown[1], shown[2], shown[4], self.stage32(shown[4])]
-        return [*maps, *self.extra(maps[-1])]
+        after = [x := stage(x) for stage in self.stages]
+        stride32 = self.stage32(x)
+        return [*(after[i] for i in LITE0_MAPS), stride32, *self.extra(stride32)]
 
     def weights_of(self, found: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """This backbone's state dict from timm's of ``tf_efficientnet_lite0``; None where a tensor is missing."""
@@ -175,6 +176,6 @@ class Lite0Backbone(Backbone):
             names = {"depthwise": "conv_dw", "project": "conv_pw"}
             if expansion > 1:
                 names = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
-            for j, (k, (layer, conv)) in itertools.product(range(count), enumerate(names.items(), start=1)):
+            for j, (k, (layer, conv)) in product(range(count), enumerate(names.items(), start=1)):
                 take(f"stages.{i}.{j}.{layer}", f"blocks.{i}.{j}.{conv}", f"blocks.{i}.{j}.bn{k}")
         return new

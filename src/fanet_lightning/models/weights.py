@@ -51,15 +51,15 @@ def load_backbone_weights(network: Network, source: str | Path, say: Callable[[s
         for buffer, values in zip((normaliser.mean, normaliser.std), backbone.mean_and_std(), strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])
     elif isinstance(backbone, Lite0Backbone):
-        given = pretrained_weights(LITE0) if from_network else _read_file(Path(source))
-        _copy(backbone.weights_of(given), backbone, where)
+        of_timm = pretrained_weights(LITE0) if from_network else _read_file(Path(source))
+        _copy(backbone.weights_of(of_timm), backbone, where)
         normaliser.mean.fill_(LITE0_MEAN)
         normaliser.std.fill_(LITE0_MEAN)
     elif isinstance(backbone, VggBackbone):
-        file = None if from_network else _read_file(Path(source))
+        given = None if from_network else _read_file(Path(source))
         if backbone.width != 1:
             raise InputError(f"{where}: they fit model.width=1.0, not {backbone.width}; use weights=null")
-        found = _torchvision_weights(backbone.batch_norm) if file is None else file
+        found = _torchvision_weights(backbone.batch_norm) if given is None else given
         if ("features.1.running_mean" in found) != backbone.batch_norm:
             raise InputError(
                 f"{where}: VGG16 {'without' if backbone.batch_norm else 'with'} batch normalization; "

@@ -34,11 +34,11 @@ USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link
 IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", "wider": "WIDER_{}/images"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ImageToWrite(LabelledImage):
     """One that can be read, without boxes that have no area; ``size_wh``: its pixels, as it is shown."""
 
-    size_wh: tuple[int, int] = (0, 0)
+    size_wh: tuple[int, int]
 
     @property
     def name(self) -> str:
