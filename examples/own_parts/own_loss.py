@@ -1,4 +1,4 @@
-"""A loss: the paper's, with a penalty on certain scores."""
+"""A loss: the paper's, with a penalty on overconfident scores."""
 
 from typing import Any
 

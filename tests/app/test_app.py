@@ -60,7 +60,7 @@ def test_the_threshold_filters_the_json() -> None:
     content = json.loads(json.dumps(document([image], 0.4, "some_model")))  # plain numbers, no arrays
     [entry] = content.pop("images")
     assert content == {
-        "model": "some_model", "threshold": 0.4, "box_format": "x1 y1 x2 y2, pixels of the upright picture",
+        "model": "some_model", "threshold": 0.4, "box_format": "x1 y1 x2 y2, pixels of the upright image",
     }  # fmt: skip
     assert (entry["image"], entry["width"], entry["height"], entry["faces"]) == ("gray.png", 100, 60, 2)
     assert entry["detections"][1] == {

@@ -37,9 +37,7 @@ def refused(path: Path) -> str:
 
 def assert_close(path: Path, expected: np.ndarray, tolerance: int = 4) -> None:
     image = read_image_rgb(path)
-    assert image.dtype == np.uint8
-    assert image.flags.c_contiguous
-    assert image.shape == expected.shape
+    assert image.dtype == np.uint8 and image.flags.c_contiguous and image.shape == expected.shape
     assert np.abs(image.astype(int) - expected.astype(int)).max() <= tolerance
 
 
@@ -109,6 +107,7 @@ def test_sixteen_bits(tmp_path: Path) -> None:
     for name, pixels, expected, tolerance in (
         ("g.png", values, np.repeat(grey[..., None], 3, axis=2), 0),
         ("g.tif", values, np.repeat(grey[..., None], 3, axis=2), 0),
+        ("g.pgm", values, np.repeat(grey[..., None], 3, axis=2), 0),
         ("c.png", color, rgb, 1),  # the high bytes
         ("a.png", alpha, ((rgb.astype(int) + 255) / 2).round().astype(np.uint8), 1),  # half of it and half of white
     ):

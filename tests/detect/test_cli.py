@@ -240,16 +240,14 @@ def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str
     for path in drawn:
         path.write_bytes(b"left alone")
     capsys.readouterr()
-    assert main(words) == 0
-    assert "resuming: 3 of 3 inputs done already" in capsys.readouterr().out
+    assert main(words) == 0 and "resuming: 3 of 3 inputs done already" in capsys.readouterr().out
     assert [path.read_bytes() for path in drawn] == [b"left alone"] * 2
     assert read_json("o") | {"made_by": 0} == first | {"made_by": 0}
     # One that is new, one that has changed, one whose results are gone.
     (photos / "new.jpg").write_bytes((photos / "one.jpg").read_bytes())
     Image.new("RGB", (100, 50)).save(photos / "two.png")
     Path("o/images/sub/none.jpg").unlink()
-    assert main(words) == 0
-    assert "resuming: 1 of 4 inputs done already" in capsys.readouterr().out
+    assert main(words) == 0 and "resuming: 1 of 4 inputs done already" in capsys.readouterr().out
     content = read_json("o")
     assert [image["file_name"] for image in content["images"]] == ["new.jpg", "one.jpg", "sub/none.jpg", "two.png"]
     assert by_name(content)["two.png"] == [] and drawn[0].read_bytes() == b"left alone"
@@ -461,7 +459,8 @@ def test_an_image_over_http_and_lists(
 
 
 MISTAKES = {
-    "": "a source must be given", "source=nowhere": "source=nowhere", "source=photos save=pictures": "save=pictures",
+    "": "a source must be given", "source=nowhere": "source=nowhere", "source=http://[::1/a.jpg": "[::1/a.jpg",
+    "source=photos save=pictures": "save=pictures",
     "source=photos threshold={64:0.3}": "threshold={64: 0.3}", "source=photos draw=3": "draw=3",
     "source=photos redact=image:no.png": "redact=image:no.png: no.png cannot be read",
     "source=photos redact=blur redact_from=5 redact_to=2": "redact_from=5 redact_to=2",
@@ -500,6 +499,10 @@ def test_inputs_are_never_overwritten(photos: Path) -> None:
         with pytest.raises(InputError, match=r"results are written into .*images, which contains inputs; give another"):
             main([f"source={source}", "out=."])
     assert before == {name: Path("images", name).read_bytes() for name in files_of("images")}
+    Path("of_others").mkdir()
+    Path("of_others/done.jsonl").write_text('{"task": "other"}\n{"id": 1}\n')
+    with pytest.raises(InputError, match=r"done\.jsonl is there and not of a run of detect"):
+        main(["source=images", "out=of_others"])
 
 
 def test_an_out_that_is_full_or_in_use(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

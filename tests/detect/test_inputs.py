@@ -125,6 +125,10 @@ def test_no_two_inputs_share_a_name_or_a_stem(tmp_path: Path) -> None:
     assert {by_name[name].stem for name in ("a.jpg", "a.png")} == {"a.jpg", "a.png"}
     for texts in ([item.stem for item in found], [item.name for item in found]):
         assert len({text.casefold() for text in texts}) == 8
+    # The frames of a video get names of images in a folder with its stem.
+    image(tmp_path / "z/v/frame_000001.jpg")
+    (tmp_path / "z/v.mp4").touch()
+    assert [item.stem for item in find(tmp_path / "z").videos] == ["v.mp4"]
 
 
 def test_what_a_file_without_a_telling_suffix_is(tmp_path: Path) -> None:

@@ -346,8 +346,8 @@ def test_detections_are_a_sequence_of_faces() -> None:
     assert [len(found) for found in (FACES, one, none)] == [FACES.count, one.count, none.count] == [2, 1, 0]
     assert FACES and not none and none.boxes_xyxy.shape == (0, 4) and list(none) == []
     assert torch.equal(one.boxes_xyxy, FACES.boxes_xyxy[:1])
-    for index in (0, 1, -1, np.int64(1)):
-        assert FACES[index] == list(FACES)[index]
+    for index in (0, 1, -1, np.int64(1), FACES.scores.argmax()):
+        assert FACES[index] == list(FACES)[int(index)]
         assert FACES[index].box_xyxy == tuple(FACES.boxes_xyxy[index].tolist()) and FACES[0].score > FACES[1].score
     with pytest.raises(IndexError):
         FACES[2]

@@ -56,7 +56,7 @@ def plant(root: Path) -> None:
         "0--A/doubled": [FACE, FACE, row(10, 10, 30, 41)],
         "0--A/tiny": [FACE, row(50, 50, 0.5, 3)],
         "0--A/first": [FACE],
-        "0--A/again": [FACE],
+        "0--A/again": [FACE, row(120, 120, 20, 20)],
         "0--A/leaked": [FACE],
         "0--A/nearly": [FACE],
         "0--A/blank": [FACE],

@@ -35,7 +35,9 @@ def test_the_official_reader_takes_the_copy(examined: Path) -> None:
     assert set(train) == kept
     assert train["0--A/reaching"].boxes_xyxy.tolist() == [[0, 10, 22, 50], [300, 200, 320, 240]]
     assert train["0--A/outside"].boxes_xyxy.tolist() == [[10, 10, 40, 50]]
-    assert train["0--A/first"].boxes_xyxy.tolist() == [[10, 10, 40, 50], [70, 70, 90, 90]]
+    # Named twice, and with a copy that has a face more: the boxes of all.
+    joined = [[10, 10, 40, 50], [120, 120, 140, 140], [70, 70, 90, 90]]
+    assert train["0--A/first"].boxes_xyxy.tolist() == joined
     sound = train["0--A/sound"]
     assert sound.boxes_xyxy.tolist() == [[10, 10, 40, 50]] and sound.ignored_xyxy.tolist() == [[200, 100, 230, 140]]
     # Attributes stay: FACE is blurred (1) and heavily occluded (2).

@@ -58,8 +58,7 @@ def iou(a, b) -> float:
 
 # A coarse grid, so that doubles, edges and boxes without area are common.
 COORDINATE = st.one_of(
-    st.sampled_from([-9.0, -1.0, -0.4, 0.0, 0.5, 6.0, 11.0, 12.0, 13.0, 40.0, NAN, INF]),
-    st.integers(-3, 14).map(float),
+    st.sampled_from([-9.0, -1.0, -0.4, 0.0, 0.5, 6.0, 11.0, 12.0, 13.0, 40.0, NAN, INF]), st.integers(-3, 14).map(float)
 )
 BOXES = st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE, COORDINATE, st.booleans()), max_size=12).map(
     lambda rows: (np.reshape([row[:4] for row in rows], (-1, 4)), np.array([row[4] for row in rows], dtype=bool))

@@ -187,8 +187,7 @@ def test_fused_network_gives_the_same(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_channels", "per_map"),
-    [(48, [48, 48, 48]), ([24, 40], [24, 40, 40]), ([24, 40, 64], [24, 40, 64])],
+    ("given_channels", "per_map"), [(48, [48, 48, 48]), ([24, 40], [24, 40, 40]), ([24, 40, 64], [24, 40, 64])]
 )
 def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None:
     network = build_network(backbone="light", batch_norm=True, block_channels=given_channels, deep_channels=16)

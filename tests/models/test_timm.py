@@ -163,8 +163,7 @@ def test_weights_that_cannot_be_had_leave_the_network_alone(stand_in: None, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"),
-    [("resnet18.a1_in1k", (64, 128, 256, 512)), ("mobilenetv3_small_100", (16, 24, 48, 576))],
+    ("name", "channels"), [("resnet18.a1_in1k", (64, 128, 256, 512)), ("mobilenetv3_small_100", (16, 24, 48, 576))]
 )
 def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
     network = _network(name, block_batch_norm=True).eval()

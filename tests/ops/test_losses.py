@@ -38,8 +38,7 @@ def test_focal_equals_plain_loops_and_torchvision(
 
 @settings(max_examples=300)
 @given(
-    st.lists(st.tuples(st.floats(-15, 15), st.floats(0, 1)), min_size=1, max_size=20),
-    st.sampled_from([1.0, 2.0, 3.0]),
+    st.lists(st.tuples(st.floats(-15, 15), st.floats(0, 1)), min_size=1, max_size=20), st.sampled_from([1.0, 2.0, 3.0])
 )
 def test_quality_focal_equals_plain_loops(anchors: list[tuple[float, float]], beta: float) -> None:
     margins, quality = (torch.tensor(column, dtype=torch.float64) for column in zip(*anchors, strict=True))

@@ -37,9 +37,7 @@ def judge_image(rows: list[Row], faces: list[Box], counted: list[bool]) -> tuple
     return hits_after, proposals_after
 
 
-def curve(
-    images: list[tuple[list[Box], list[bool], list[Row]]],
-) -> tuple[list[float], list[float], float]:
+def curve(images: list[tuple[list[Box], list[bool], list[Row]]]) -> tuple[list[float], list[float], float]:
     """Per image (faces, which count, rows in file order) → precision, recall at the 1,000 thresholds, and AP."""
     scores = [row[4] for _, _, rows in images for row in rows]
     low, high = min([1.0, *scores]), max([0.0, *scores])

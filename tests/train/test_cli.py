@@ -143,8 +143,7 @@ def test_wrong_input_is_refused_in_one_line_before_anything_is_made(
 
 def test_the_command_leaves_with_2_and_one_line(tmp_path: Path) -> None:
     done = command("train", "level=7", cwd=tmp_path)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("error: ") and "level=7" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -224,11 +223,10 @@ def test_batches_that_a_step_accumulates_count_for_the_learning_rate_and_clipped
     """8 images in batches of 2, two a step: two steps at 0.004 · 4 / 12, all over a norm of 0.001."""
     words = ["level=1", *TINY, "batch_size=2", "trainer.accumulate_grad_batches=2", "optim=paper"]
     words += ["gradient_clip=0.001"]
-    trained(*words, "optim.warmup_steps=0", "epochs=1", "evaluate_at_end=false", "out=run")
+    trained(*words, "optim.warmup_steps=0", "epochs=1", "validate_every=2", "evaluate_at_end=false", "out=run")
     shown = capsys.readouterr().out
-    assert "learning rate 0.00133333 (" in shown and "total batch of 4)" in shown
-    assert "schedule over 2 steps" in shown
-    assert "100% of steps clipped" in shown
+    said = ("learning rate 0.00133333 (", "total batch of 4)", "schedule over 2 steps", "100% of steps clipped")
+    assert all(text in shown for text in said) and column("run", "val/images") == [3.0]
     assert column("run", "train/clipped_share") == [1.0]
     with pytest.raises(InputError, match=r"out=run holds a run already .*finished"):
         train.main([*words, "out=run"])
@@ -248,8 +246,7 @@ def test_a_start_that_failed_costs_no_folder(monkeypatch: pytest.MonkeyPatch) ->
     trained(*words, "resume=auto")
     record = json.loads(Path("run/run.json").read_text())
     assert (record["state"], record["train"]["starts"]) == ("finished", 1)
-    assert record["settings"]["optim"]["lr"] != 0.1
-    assert Path("run/notes.txt").read_text() == "mine"
+    assert record["settings"]["optim"]["lr"] != 0.1 and Path("run/notes.txt").read_text() == "mine"
     log = Path("run/train.log").read_text()
     assert log.count("$ ") == 2 and "no optimizer today" in log and "epoch 1/1" in log
 

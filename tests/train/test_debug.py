@@ -1,4 +1,4 @@
-"""``debug=``: one batch, a part of the images, ten images by heart."""
+"""``debug=``: one batch, a part of the images, ten images to overfit."""
 
 import json
 from pathlib import Path
@@ -30,9 +30,9 @@ def test_what_is_not_learnt_by_heart_ends_with_one_line(capfd: pytest.CaptureFix
         trained(*words, "out=run")
     assert end.value.code == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: not by heart: AP 0.0") and "images trained on" in error
+    assert error.startswith("error: cannot overfit: AP 0.0") and "images trained on" in error
     trained(*words, "out=again", "callbacks.few_images.ap=0")
-    assert "by heart: AP" in capfd.readouterr().out
+    assert "overfit: AP" in capfd.readouterr().out
 
 
 def test_a_run_that_ends_before_its_validation_says_so(capfd: pytest.CaptureFixture[str]) -> None:

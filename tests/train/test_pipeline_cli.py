@@ -34,8 +34,8 @@ def test_two_ranks_share_one_cache_and_what_they_know_of_bad_images(faces: Path)
     assert line.startswith("cache=memory: 7 of 8 images fit into ")
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == 2
-    assert all(re.search(r"images/s  waiting \d+\.\d%  .*1 images unreadable", line) for line in epochs)
-    assert "1 training images could not be read: 0--Parade/0_Parade_005" in lines
+    assert all(re.search(r"images/s  waiting \d+\.\d%  .*1 image unreadable", line) for line in epochs)
+    assert "1 training image could not be read: 0--Parade/0_Parade_005" in lines
     assert "reads all files itself" not in done.stderr
     record = record_of(faces / "two").train
     assert record["unreadable_images"] == ["0--Parade/0_Parade_005"] and 0 < record["wait_share"] < 1

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -153,3 +154,16 @@ def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> No
     assert done.returncode != 0
     assert port in done.stderr and "Traceback" not in done.stderr
     # The pipes are closed only when every process that holds them has ended: the second rank is gone.
+
+
+def test_scores_of_an_earlier_end_are_not_those_of_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in its last evaluation, a run that was scored at an earlier stop has no scores until it is resumed."""
+    words = [*TINY, "workers=0", "data.train_images=4", "evaluate_at_end=true", "validate_every=3", "resume=auto"]
+    composed(*words, "stop_after=3")
+    assert record_of("run").scores
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "_evaluate", Mock(side_effect=KeyboardInterrupt))
+        composed(*words)
+    assert not record_of("run").scores
+    composed(*words)
+    assert record_of("run").scores and record_of("run").state == "finished"

@@ -210,7 +210,7 @@ class Actions:
             return
         content = {
             "model": self.settings.model_name, "threshold": round(threshold, 4), "protocol": protocol, "video": name,
-            "box_format": f"{BOX_FORMAT} frame", "cut": bool(notes), "frames": frames,
+            "box_format": BOX_FORMAT, "cut": bool(notes), "frames": frames,
         }  # fmt: skip
         notes += [note.replace(path, name) for note in (*filter(None, [reader.broken]), *writer.notes)]
         summary = facts({

@@ -21,7 +21,7 @@ from fanet_lightning.ops.structures import Detections
 # Longer side of what is shown, pixels: sharp on a large screen, drawn and encoded in some 30 ms.
 SHOWN_SIDE, SHOWN_SIDE_OF_MANY = 1600, 900
 NO_REDACTION = "none"
-BOX_FORMAT = "x1 y1 x2 y2, pixels of the upright"
+BOX_FORMAT = "x1 y1 x2 y2, pixels of the upright image"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def document(
         }
         for image in images
     ]  # fmt: skip
-    head = {"model": model, "threshold": round(threshold, 4), "box_format": f"{BOX_FORMAT} picture"}
+    head = {"model": model, "threshold": round(threshold, 4), "box_format": BOX_FORMAT}
     return {**head, "images": listed, **({"problems": [str(problem) for problem in problems]} if problems else {})}
 
 

@@ -41,7 +41,7 @@ def counted(number: int, noun: str) -> str:
 def size_text(size_bytes: float) -> str:
     """1.47 GB, with decimal prefixes as the pages that offer the files have them."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if size_bytes < 1000:
+        if size_bytes < 999.5:
             return f"{size_bytes:.0f} bytes" if unit == "bytes" else f"{size_bytes:.3g} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.3g} TB"

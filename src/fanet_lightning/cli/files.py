@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from fanet_lightning.cli.errors import InputError
 
@@ -44,6 +45,7 @@ def copied(source: Path, target: Path, *, link: bool = False) -> None:
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
     """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole."""
+    path = path.resolve()  # of a link to a folder that folder
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     retired = temporary.with_suffix(".old")
@@ -84,8 +86,10 @@ def check_names_free(folder: Path, patterns: Iterable[str], what: str) -> None:
 def check_replaceable(folder: Path, what: str, own: Sequence[str] | Callable[[Path], bool]) -> None:
     """InputError for a folder that :func:`replaced_folder` would replace although an entry is not its ``own``.
 
-    Names: the first is a file without which none of the others is.
+    Names: the first is a file without which none of the others is. Nor for one that cannot be renamed.
     """
+    if folder.is_mount() or folder.resolve() == Path.cwd():
+        raise InputError(f"{folder} is the working folder or a mounted one, which cannot be replaced; give one in it")
     is_own = own if callable(own) else lambda entry: entry.name in own and (folder / own[0]).is_file()
     entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
     foreign = next((path.name for path in entries if path == folder or not is_own(path)), None)
@@ -130,9 +134,13 @@ def without_extension(name: str) -> str:
     return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
 
 
+def _raised(error: OSError) -> NoReturn:
+    raise error
+
+
 def walk_files(folder: Path) -> Iterator[str]:
     """Names of all files below a folder, relative, POSIX slashes; hidden files and folders are left out."""
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_raised, followlinks=True):
         below = [Path(place, name).absolute() for name in folders if not name.startswith(".")]
         # No link back to a folder on the way here.
         folders[:] = [

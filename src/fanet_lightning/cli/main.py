@@ -19,7 +19,7 @@ from fanet_lightning.cli.errors import InputError, check_values, is_whole
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C, 141 for a reader that has left.
 BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
 # What PyTorch says of processes that share tensors and find no room for them.
-SHARED_MEMORY_ERRORS = ("Bus error", "shared memory", "unable to write to file </torch_")
+SHARED_MEMORY_ERRORS = ("Bus error", "memory(shm)", "out of shared memory", "object </torch_", "file </torch_")
 # What Hydra itself answers, once the words are checked.
 HYDRA_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
 # The verbs, and what each does.

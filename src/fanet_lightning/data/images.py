@@ -54,8 +54,8 @@ class UnreadableImage(InputError):
 def read_image_rgb(path: Path | str) -> Image8:
     """(H, W, 3) uint8 RGB, C-contiguous, upright: the EXIF orientation is applied (WIDER FACE's images carry none).
 
-    Grey is repeated, CMYK converted (with Adobe's marker stored inverted), a palette looked up, transparency laid
-    over white, 16 bits of grey brought to 8 (divided by 257, rounded), of 16-bit color the high bytes taken. Grey and
+    Gray is repeated, CMYK converted (with Adobe's marker stored inverted), a palette looked up, transparency laid
+    over white, 16 bits of gray brought to 8 (divided by 257, rounded), of 16-bit color the high bytes taken. Gray and
     CMYK with a color profile become sRGB by it; RGB stays as it is stored, in the colors of :func:`color_profile`. Of
     an animation, the first frame.
 
@@ -92,7 +92,7 @@ def _decoded(
     """The pixels, a JPEG's shrunk as far as ``scale`` allows; height and width of the whole image."""
     with opened_image(content, path) as image:
         frame = pillow_frame(image)
-        # What OpenCV gets right: grey or three channels, without a profile of grey.
+        # What OpenCV gets right: gray or three channels, without a profile of gray.
         profiled = image.mode == "L" and "icc_profile" in image.info
         if image.format == "JPEG" and image.mode in ("L", "RGB") and not profiled:
             wanted = scale(frame.height, frame.width)
@@ -147,7 +147,7 @@ def _color_space(profile: bytes) -> bytes:
 
 
 def _by_profile(image: Any, profile: bytes) -> Any:
-    """Grey or CMYK as sRGB; the image itself where the profile is damaged."""
+    """Gray or CMYK as sRGB; the image itself where the profile is damaged."""
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -259,6 +259,8 @@ def _named_errors(path: Path | str, unknown: str = "") -> Iterator[None]:
         yield
     except InputError:
         raise
+    except MemoryError as error:  # the image may be sound
+        raise InputError(f"{path} does not fit into the memory that is free; free some, or shrink it") from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -271,10 +273,11 @@ def _named_errors(path: Path | str, unknown: str = "") -> Iterator[None]:
 def _to_rgb(image: Any, path: Path | str) -> Image8:
     profile = image.info.get("icc_profile") or b""
     space = _color_space(profile)
-    if image.mode in ("I", "F"):
+    depth16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")  # Pillow's of 16-bit PGM
+    if image.mode in ("I", "F") and not depth16:
         raise UnreadableImage(path, f"{image.mode}-type pixels (32 bits) have no fixed range; convert it to 8 bits")
-    grey = image.mode.startswith(("1", "L", "I;16"))
-    if image.mode.startswith("I;16"):
+    gray = depth16 or image.mode.startswith(("1", "L"))
+    if depth16:
         image = Image.fromarray(np.floor(np.asarray(image).astype(np.uint16) / 257 + 0.5).astype(np.uint8))
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow takes Adobe's inversion for granted; without Adobe's marker the inks are stored as they are.
@@ -285,7 +288,7 @@ def _to_rgb(image: Any, path: Path | str) -> Image8:
         over = image.convert("RGBA")
         ground = Image.new("RGBA", over.size, "white")  # hidden colors are undefined
         image = Image.alpha_composite(ground, over)
-    if grey and space == b"GRAY":
+    if gray and space == b"GRAY":
         image = _by_profile(image.convert("L"), profile)
     return np.ascontiguousarray(image.convert("RGB"), dtype=np.uint8)
 

@@ -6,7 +6,7 @@
 ``augmentations``: one grid per part switched on alone, one for all. Each row is one image: its title, the original,
 then samples, the number of faces of each in the title. Rows differ in their seeds, grids do not.
 
-``synthetic``: boxes count as easy (green), medium (yellow), hard (orange), in no setting (grey) or are invalid (red).
+``synthetic``: boxes count as easy (green), medium (yellow), hard (orange), in no setting (gray) or are invalid (red).
 """
 
 import argparse
@@ -78,7 +78,8 @@ def _chosen_records(options: argparse.Namespace) -> list[ImageRecord]:
     else:
         records = load_wider_face(options.root, options.split, options.list)
     with_faces = [record for record in records if len(record.boxes_xyxy)]
-    # Spread over the list, since neighbours in it are of the same event.
+    check(with_faces, "none of the images has a face")
+    # Spread over the list, since neighbors in it are of the same event.
     return with_faces[:: max(1, len(with_faces) // options.count)][: options.count]
 
 
@@ -101,7 +102,8 @@ def synthetic_grid(images: int, columns: int, split: str, seed: int) -> Image8:
 def _write(path: Path, image_rgb: Image8) -> None:
     check(cv2.haveImageWriter(path.name), f"{path} cannot be written; end its name in .png or .jpg")
     with replaced(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+        written = cv2.imwrite(str(temporary), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+        check(written, f"{path}: an image of {image_rgb.shape[1]} × {image_rgb.shape[0]} pixels is too large for it")
     print(path)
 
 

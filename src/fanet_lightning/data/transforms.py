@@ -136,7 +136,7 @@ def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | No
 class Strengths(NamedTuple):
     """What one image undergoes; the defaults change nothing.
 
-    ``brightness`` is added to every channel, grey levels; ``contrast`` a factor on every channel (SSD scales about
+    ``brightness`` is added to every channel, gray levels; ``contrast`` a factor on every channel (SSD scales about
     black, not about the mean); ``saturation`` a factor, ``hue`` added degrees, in HSV; ``contrast_first``: before the
     HSV steps, else after them; ``channels``: the order in which red, green and blue come out.
     """
@@ -245,7 +245,7 @@ class TrainAugment:
         largest_square: probability of the largest square instead (S3FD §3.4: one patch of five).
         expand_max, expand_probability: SSD's expansion, up to this factor in either direction.
         flip: probability of the horizontal flip.
-        brightness: grey levels, ±. contrast, saturation: ranges of the factors. hue: degrees, ±.
+        brightness: gray levels, ±. contrast, saturation: ranges of the factors. hue: degrees, ±.
         distortion_probability: of each of the four. channel_shuffle: probability of a random channel order.
         anchor_sampling: probability of data-anchor-sampling in place of the square crop; 0 is FANet.
         min_face: faces whose shorter side is under this many output pixels are dropped.

@@ -55,9 +55,9 @@ def main(argv: list[str]) -> int:
     limits = min(options["max_download_mb"], options["download_seconds"])
     check(limits > 0, "max_download_mb and download_seconds must be above 0")
     check(options["resume"] in ("auto", False), f"resume={options['resume']}: take auto or false (start over)")
+    sources = find_sources(parts)
     out = Path(str(options["out"])) if options["out"] else Path("outputs/detect") / default_name(parts)
     check_writable(out)
-    sources = find_sources(parts)
     if options["track"] and not sources.videos:
         print("track=true: there is no video among the sources", file=sys.stderr)
     # What follows takes seconds to be imported; mistakes in the words above have been told by now.

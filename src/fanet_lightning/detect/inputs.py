@@ -240,10 +240,13 @@ def _matches(folder: Path, pattern: Path, failed: dict[str, str]) -> Iterator[st
 def _is_results(folder: Path) -> bool:
     """Whether a run of detect has written a folder."""
     folder = folder.resolve()
-    if folder.name not in RESULT_FOLDERS:
-        return False
-    with contextlib.suppress(OSError), (folder.parent / JOURNAL_FILE).open("rb") as journal:
-        return b'"redact"' in journal.readline(10_000)  # the settings; another program's file has others
+    return folder.name in RESULT_FOLDERS and has_journal(folder.parent)
+
+
+def has_journal(out: Path) -> bool:
+    """Whether a folder has the journal of a run of detect, not another program's file of its name."""
+    with contextlib.suppress(OSError), (out / JOURNAL_FILE).open("rb") as journal:
+        return b'"redact"' in journal.readline(10_000)  # the settings
     return False
 
 
@@ -254,7 +257,12 @@ def _named(found: Sequence[Item]) -> list[Item]:
     suffixes = [PurePosixPath(item.name).suffix for item in found]
     unique = [_free(x.name.removesuffix(suffix), suffix, names) for x, suffix in zip(found, suffixes, strict=True)]
     shared = Counter(_stem(name).casefold() for name in unique)
-    wanted = [name if shared[_stem(name).casefold()] > 1 else _stem(name) for name in unique]
+    # Frames of a video are written as images of a folder with its stem.
+    frames = {str(path.parent).casefold() for path in map(PurePosixPath, unique) if path.name.startswith("frame_")}
+    wanted = [
+        name if shared[own := _stem(name).casefold()] > 1 or (item.is_video and own in frames) else _stem(name)
+        for item, name in zip(found, unique, strict=True)
+    ]
     # A name without a suffix of ours gets one where it is written.
     pairs = zip(found, unique, strict=True)
     added = ("" if _stem(name) != name else ".mp4" if item.is_video else ".jpg" for item, name in pairs)

@@ -213,6 +213,9 @@ class Results(Journal):
 
         They may show faces that shall be redacted, and a crop is not overwritten by one of another score.
         """
+        items = list(items)
+        # As they are before they are read: one that is still being written is not done.
+        self._states = {item.name: item.state for item in items}
         stems = set()
         for item in items if self.found else ():
             entry = self.entries.pop(item.name, None)
@@ -236,7 +239,8 @@ class Results(Journal):
 
     def add(self, item: Item, values: Mapping[str, Any]) -> None:
         """Take note of what an input gave, with its ``files``; once this returns, killing does not lose it."""
-        entry = {"name": item.name, "stem": item.stem, "location": item.place, "state": item.state, **values}
+        state = self._states[item.name]
+        entry = {"name": item.name, "stem": item.stem, "location": item.place, "state": state, **values}
         self.append(entry)
         self.entries[item.name] = entry
 

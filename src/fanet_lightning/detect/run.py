@@ -21,7 +21,7 @@ from fanet_lightning.cli.files import check_names_free, replaced
 from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Sources, load
+from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Sources, has_journal, load
 from fanet_lightning.detect.outputs import (
     FRAMES,
     JSON_FILE,
@@ -169,8 +169,8 @@ class Run:
         inside = around.intersection((self.out / folder).resolve() for folder in RESULT_FOLDERS)
         where = ", ".join(map(str, inside))
         check(not inside, f"out={self.out}: results are written into {where}, which contains inputs; give another out")
-        if not (self.out / JOURNAL_FILE).is_file():
-            check_names_free(self.out, (*RESULT_FOLDERS, JSON_FILE), "a run of detect")
+        if not has_journal(self.out):
+            check_names_free(self.out, (*RESULT_FOLDERS, JSON_FILE, JOURNAL_FILE), "a run of detect")
 
     def _opening(self, count: int, done: int) -> str:
         kinds = {"image": len(self.sources.images), "video": len(self.sources.videos)}

@@ -94,9 +94,9 @@ KINDS = (
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
-# Side of the grey thumbnail that images are compared by; 32 is what the perceptual hash was defined on.
+# Side of the gray thumbnail that images are compared by; 32 is what the perceptual hash was defined on.
 THUMBNAIL_PIXELS = 32
-# Standard deviation of the grey levels below which an image shows nothing: JPEG noise of a single color stays below.
+# Standard deviation of the gray levels below which an image shows nothing: JPEG noise of a single color stays below.
 BLANK_DEVIATION = 2.0
 NO_FRAME = ImageFrame(0, 0)
 
@@ -106,7 +106,7 @@ class FileFacts:
     """What an image file is: ``length`` in bytes, ``digest`` of the content (b"" where it could not be read).
 
     ``trouble``    ``missing_image``, ``unreadable`` or "", and the ``reason`` for it.
-    ``thumbnail``  (32, 32) uint8 grey, upright; None where the image is broken, or not decoded.
+    ``thumbnail``  (32, 32) uint8 gray, upright; None where the image is broken, or not decoded.
     ``blank``      whether all of it has one color.
     """
 
@@ -134,11 +134,11 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
             facts = replace(facts, frame=pillow_frame(image))
         if not decode:
             return facts
-        grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
+        gray = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
     except UnreadableImage as error:
         return replace(facts, trouble="unreadable", reason=error.reason)
-    thumbnail = cv2.resize(grey, (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), interpolation=cv2.INTER_AREA)
-    blank = float(np.asarray(cv2.meanStdDev(grey)[1]).item()) < BLANK_DEVIATION
+    thumbnail = cv2.resize(gray, (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), interpolation=cv2.INTER_AREA)
+    blank = float(np.asarray(cv2.meanStdDev(gray)[1]).item()) < BLANK_DEVIATION
     return replace(facts, thumbnail=np.asarray(thumbnail, dtype=np.uint8), blank=blank)
 
 
@@ -162,7 +162,7 @@ Size = tuple[int, int]
 
 
 class BoxFaults(NamedTuple):
-    """(F,) bool each, one fault a box: the first in this order. ``doubled``: a box before it is the same."""
+    """(F,) bool each, one fault a box. ``doubled``: a box before it is the same; it goes before the two above it."""
 
     not_finite: Mask
     without_area: Mask

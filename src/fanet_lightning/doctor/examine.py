@@ -36,7 +36,7 @@ Thumbnails = npt.NDArray[np.uint8]
 
 
 def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
-    """(N, 32, 32) uint8 grey → (N,) uint64. The constant term is no part of it: its bit is 0."""
+    """(N, 32, 32) uint8 gray → (N,) uint64. The constant term is no part of it: its bit is 0."""
     low = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")[:, :8, :8].reshape(len(thumbnails), 64)
     bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
     bits[:, 0] = False
@@ -83,7 +83,7 @@ def detail_correlation(first: Thumbnails, second: Thumbnails) -> float:
     margin, best = _SHIFT_PIXELS, 0.0
     for whole, other in (details, details[::-1]):
         middle = other[margin:-margin, margin:-margin]
-        # Below half a grey level it is rounding, and OpenCV finds that zero correlates with anything.
+        # Below half a gray level it is rounding, and OpenCV finds that zero correlates with anything.
         if middle.std() >= 0.5 and whole[margin:-margin, margin:-margin].std() >= 0.5:
             scores = cv2.matchTemplate(whole, middle, cv2.TM_CCOEFF_NORMED)
             best = max(best, float(np.asarray(scores)[np.isfinite(scores)].max(initial=0.0)))

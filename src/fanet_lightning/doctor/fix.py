@@ -80,15 +80,21 @@ def _kept(
     inventory: Inventory, report: Report, changes: list[Change]
 ) -> Iterator[tuple[LabelledImage, list[list[float]]]]:
     """The images that stay and their rows: x y w h and six attributes."""
-    part, unwanted = inventory.part, dict[Path, str]()
+    part, unwanted, first = inventory.part, dict[Path, str](), dict[Path, Path]()
     for own in (finding for finding in report.findings if finding.part == part):
         if own.kind == "malformed_label":
             changes.append(Change(part, "", "label problem", f"{own.path}: {own.detail}"))
         elif part == "train" and own.kind in _OUT_OF_TRAIN:
             unwanted.setdefault(own.path, f"{_OUT_OF_TRAIN[own.kind]}: {own.other_path}")
+            if own.kind == "duplicate" and own.other_path is not None:
+                first[own.path] = own.other_path
     by_path: dict[Path, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
-        by_path[image.path].append(image)
+        kept = by_path[first.get(image.path, image.path)]  # a copy's boxes go to the file that stays
+        if image.path in first:
+            changes.append(Change(part, image.image_id, "image dropped", unwanted[image.path]))
+        if image.path not in first or not (kept and np.array_equal(kept[0].boxes_xyxy, image.boxes_xyxy)):
+            kept.append(image)
     taken = set[str]()
     for images in by_path.values():
         image_id = images[0].image_id

@@ -66,8 +66,9 @@ def main(argv: list[str]) -> int:
     source = build_source(**data)
     source.check(train=False)
     run = name_of(checkpoint)
-    data_name = data["name"] if split == "val" else f"{data['name']}_{split}"
-    out = Path(options["out"] or f"outputs/evaluate/{data_name}_{options['protocol']['name']}/{run}")
+    listed = (data.get("val") or {}).get("images") or data.get("images")
+    parts = [data["name"], *[split] * (split != "val"), *[Path(str(listed)).stem] * isinstance(listed, str)]
+    out = Path(options["out"] or f"outputs/evaluate/{'_'.join(parts)}_{options['protocol']['name']}/{run}")
     more = {key: options[key] for key in ("workers", "resume", "lower_top", "attributes", "errors", "worst")}
     evaluate(detector, source, options["protocol"], out, labelled=split != "test", **more)
     print(f"the results are in {out}")

@@ -53,7 +53,8 @@ from fanet_lightning.score.results import (
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.predictions import write_submission
 
-PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
+PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless",
+            "pillow", "timm", "onnxruntime", "openvino")  # fmt: skip
 # What decides whether images that an earlier process has done may be kept.
 DEPENDS_ON = ("checkpoint_sha256", "protocol_settings", "device", "precision", "detection", "network", "packages")
 JOURNAL_FILE, SCALES_FILE = "unfinished.jsonl", "scales.json"
@@ -121,7 +122,7 @@ def detect_records(
     """Faces of every image by image id, in the records' order; those that the journal has are not looked at again.
 
     Boxes are in pixels of the original image, clipped to it. ``workers``: threads that read and resize images.
-    InputError: a file is missing or broken, does not fit into memory, or the journal's disk is full.
+    InputError: a file is missing or broken, or does not fit into memory. OSError: the journal's disk is full.
     """
     found = done_before(journal)
     missing = [record for record in records if record.image_id not in found]
@@ -184,14 +185,14 @@ def evaluate(
     origin = {
         **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
         "checkpoint_sha256": file_sha256(weights_file(checkpoint)), "protocol_settings": full_settings(protocol),
-        "data": source.name, "device": device_name(detector.runs_on), "precision": detector.precision,
-        "detection": detector.detection, "lower_top": lower_top, "network": detector.network_options,
+        "data": source.name, "split": getattr(source, "val_split", None), "device": device_name(detector.runs_on),
+        "precision": detector.precision, "detection": detector.detection, "lower_top": lower_top,
+        "network": detector.network_options,
     }  # fmt: skip
     # An export brings its graph along, whatever module it was made from.
     code = _code(None if is_export(checkpoint) else detector.network_options, protocol)
     settings = {**{key: origin[key] for key in DEPENDS_ON}, "code": code}
     images = f"{counted(len(records), 'image')}, protocol {protocol['name']}"
-    label = f"{source.name}, {images}"
     with locked(out, "run of evaluate"):
         settings["images"] = images_sha256(records)
         journal = Journal(out / JOURNAL_FILE, settings, resume=resume == "auto", checksums=True)
@@ -214,9 +215,9 @@ def evaluate(
         predictions: dict[str, tuple[Any, Any]] = {key: item.detections.numpy() for key, item in found.items()}
         if lower_top:
             predictions = {key: (lowered(boxes, lower_top), scores) for key, (boxes, scores) in predictions.items()}
-        ap: dict[str, float] = {}
+        ap, label = dict[str, float](), f"{source.name}, {images}"
         if labelled:
-            ap = _score(out, source, predictions, label, origin, detector)
+            ap, label = _score(out, source, predictions, origin, detector)
         else:
             _pack_unscored(out, source, predictions, origin)
         # matplotlib, which only the end of an evaluation needs
@@ -228,7 +229,7 @@ def evaluate(
             # The folder of the events: the image's path without its id.
             pictures = records[0].path.parents[records[0].image_id.count("/")]
             report_errors(source.ground_truth(), out / "predictions", out, title=label, pictures=pictures, worst=worst)
-        _draw(out, checkpoint, records, found, label)
+        _draw(out, checkpoint, records, predictions, label, labelled)
         journal.path.unlink()
     return ap
 
@@ -244,10 +245,10 @@ def _check_out(out: Path, labelled: bool) -> None:
 
 
 def _score(
-    out: Path, source: Any, detections: DetectionsByImage, label: str, origin: Mapping[str, Any], detector: FaceDetector
-) -> dict[str, float]:
+    out: Path, source: Any, detections: DetectionsByImage, origin: Mapping[str, Any], detector: FaceDetector
+) -> tuple[dict[str, float], str]:
     """Write the predictions and score what was written, so that ``score`` on these files gives the same to the last
-    digit; it learns what the model was trained on by a list next to the predictions."""
+    digit; it learns what the model was trained on by a list next to the predictions. AP, and in words what it is of."""
     benchmark, ground_truth = source.benchmark(), source.ground_truth()
     benchmark.write_predictions(out / "predictions", ground_truth, detections)
     scores: Scores = benchmark.score(ground_truth, out / "predictions")
@@ -266,10 +267,12 @@ def _score(
         out, scores, intervals, protocol=origin["protocol_settings"]["name"], made_by=origin, intervals_method=method(),
         further=scores_entry(found),
     )  # fmt: skip
+    split = "" if origin["split"] in (None, "val") else f", split {origin['split']}"
+    label = f"{scores.headline}{split}, protocol {origin['protocol_settings']['name']}"
     print_scores(scores, intervals, label)
     if (reason := getattr(source, "lacking_ground_truth", lambda: None)()) is not None:
         print(f"note: {reason}", file=sys.stderr)
-    return dict(scores.values.get("ap", {}))
+    return dict(scores.values.get("ap", {})), label
 
 
 def _pack_unscored(out: Path, source: Any, detections: DetectionsByImage, origin: Mapping[str, Any]) -> None:
@@ -288,8 +291,9 @@ def _pack_unscored(out: Path, source: Any, detections: DetectionsByImage, origin
 
 
 def _draw(
-    out: Path, checkpoint: Path, records: Sequence[ImageRecord], found: Mapping[str, Inferred], label: str
-) -> None:
+    out: Path, checkpoint: Path, records: Sequence[ImageRecord], detections: DetectionsByImage, label: str,
+    labelled: bool,
+) -> None:  # fmt: skip
     """Draw the curves, where there are some, and a grid of detections."""
     from fanet_lightning.report.figures import detection_grid, save_figure
     from fanet_lightning.report.plot import CURVE_FILES, plot_scores
@@ -300,11 +304,13 @@ def _draw(
     # Evenly spread over the list, so that the grid is the same for every run on the same images.
     for i in np.linspace(0, len(records) - 1, min(GRID_IMAGES, len(records))).round().astype(int):
         record = records[i]
-        boxes_xyxy, scores = found[record.image_id].detections.above(GRID_THRESHOLD).numpy()
+        boxes_xyxy, scores = map(np.asarray, detections[record.image_id])
+        boxes_xyxy, scores = boxes_xyxy[scores >= GRID_THRESHOLD], scores[scores >= GRID_THRESHOLD]
         image, scale_xy = small(read_image_rgb(record.path))
         scale = np.tile(scale_xy, 2)
         drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale))
-        name = record.image_id.split("/")[-1]
-        titles.append(f"{name}\n{len(scores)} found, {len(record.boxes_xyxy)} annotated")
-    caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}, annotated faces in white"
+        annotated = f", {len(record.boxes_xyxy)} annotated" if labelled else ""
+        titles.append(f"{record.image_id.split('/')[-1]}\n{len(scores)} found{annotated}")
+    caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}"
+    caption += ", annotated faces in white" if labelled else ""
     save_figure(detection_grid(drawn, titles, caption), out / "detections")

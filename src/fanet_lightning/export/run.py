@@ -7,7 +7,7 @@ once written, in its own runtime, and stays only where it finds the same faces a
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,8 @@ def export(
             limits = f"limits: {BOX_LIMIT} px, {SCORE_LIMIT:g} in score"
             said = f"{runtime} does not find the same faces ({found.alone} by one side alone; {limits})"
             check(found.agrees, f"{said}; {out} was not written")
-        pixels = np.ascontiguousarray(vga(batches).transpose(2, 0, 1))[None]
+        vga = _resized(batches[0][0].transpose(1, 2, 0), 640, 480)  # what speed is stated for
+        pixels = np.ascontiguousarray(vga.transpose(2, 0, 1))[None]
         eager_ms, exported_ms = speeds(lambda: backend.find(torch.from_numpy(pixels)), lambda: run(pixels), rounds)
         written = sorted(Path(folder).iterdir())  # of OpenVINO's two files the weights first
         size = sum(file.stat().st_size for file in written)
@@ -195,11 +196,6 @@ def batches_to_try(folder: Path | None) -> list[Image8]:
     batches = [*(image[None] for image in images), images[0][None, :1, :1], together]
     # Copies, since torch does not like pixels that cannot be written to.
     return [np.array(batch.transpose(0, 3, 1, 2), dtype=np.uint8, order="C") for batch in batches]
-
-
-def vga(batches: Sequence[Image8]) -> Image8:
-    """The first image at 640 × 480, (480, 640, 3): what speed is stated for."""
-    return _resized(batches[0][0].transpose(1, 2, 0), 640, 480)
 
 
 def _resized(image: Image8, width: int, height: int) -> Image8:

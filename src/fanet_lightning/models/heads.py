@@ -11,7 +11,7 @@ from fanet_lightning.models.blocks import init_xavier
 from fanet_lightning.models.vgg import MAP_NAMES
 from fanet_lightning.ops.structures import HeadOutput
 
-# S3FD §3.3: the shallowest map has most of the anchors and of the false alarms, so it predicts three
+# S3FD §3.3: the shallowest map has most of the anchors and of the false positives, so it predicts three
 # background scores of which the highest counts.
 MAXOUT_BACKGROUNDS = 3
 # Lin et al. 2017 ("Focal Loss", §4.1): spread of the weights of a layer whose bias is a prior.

@@ -122,8 +122,8 @@ class HierarchicalLoss(nn.Module):
     def forward(self, output: NetworkOutput, grid: AnchorGrid, targets: Targets) -> LossParts:
         """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.
 
-        Matches once; waits for an accelerator in one place, to read how many rows there are. ValueError: the number of
-        ``weights`` is not m.
+        Matches once; waits for an accelerator at three reads of how many rows there are, next to one another.
+        ValueError: the number of ``weights`` is not m.
         """
         hierarchies, anchors, device = output.hierarchies, grid.count, targets.boxes_xyxy.device
         weights = [1.0] * len(hierarchies) if self.weights is None else self.weights

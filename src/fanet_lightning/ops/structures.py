@@ -106,7 +106,7 @@ class Detections:
     def __getitem__(self, index: "slice | Sequence[int] | Tensor | npt.NDArray[Any]") -> "Detections": ...
 
     def __getitem__(self, index: Any) -> "Face | Detections":
-        if isinstance(index, SupportsIndex) and not isinstance(index, Tensor | np.ndarray):
+        if isinstance(index, SupportsIndex) and not getattr(index, "ndim", 0):  # a 0-dim tensor, as argmax gives, too
             return Face(tuple(self.boxes_xyxy[index].tolist()), float(self.scores[index]))
         return Detections(self.boxes_xyxy[index], self.scores[index])
 

@@ -156,7 +156,7 @@ def precision_recall_figure(
         runs: name of a run → setting → curve. May be empty with ``published``.
         title: protocol and data, so that the numbers are never without them.
         published: methods on WIDER FACE val that get a name in the legend (InputError: one without curves); all others
-            are light grey lines. An empty sequence: all of them grey. None: no published curve.
+            are light gray lines. An empty sequence: all of them gray. None: no published curve.
         sample: the runs are over other images: the figure says that the published curves do not compare.
         label: name and AP → text of the legend.
         layout: ``page``: panels side by side over 7 inches; ``column``: one above the other, 3.4 inches wide.
@@ -174,11 +174,11 @@ def precision_recall_figure(
 
     with panels(len(settings), title=title, note="\n".join(notes), legend_lines=lines, layout=layout) as (figure, axes):
         for axis, setting in zip(axes, settings, strict=True):
-            grey, shown = list[Line2D](), []
+            gray, shown = list[Line2D](), []
             for name in others:
                 precision, recall = published_curve(name, "val", setting)
-                grey += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
-            for line in grey[:1]:
+                gray += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
+            for line in gray[:1]:
                 line.set_label(f"{len(others)} other published methods")
             for index, name in enumerate(named):
                 precision, recall = published_curve(name, "val", setting)
@@ -195,7 +195,7 @@ def precision_recall_figure(
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
             if settings != ["all"]:
                 axis.set_title(setting, parse_math=False)
-            _plot_lines(axis, shown, characters, also=grey[:1])
+            _plot_lines(axis, shown, characters, also=gray[:1])
     return figure
 
 
@@ -319,13 +319,14 @@ def attribute_figure(scores: AttributeScores, title: str = "", *, of_events: boo
         axes[0].set_yticks(range(len(lines)), [text for text, _ in lines])
         for tick, (_, group) in zip(axes[0].get_yticklabels(), lines, strict=True):
             tick.set_fontweight("bold" if group is None else "normal")
+            tick.set_parse_math(False)
         handles = [
             Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], linewidth=1.4, **dot)
             for side in sides for name in side
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
         if title:
-            figure.suptitle(title, fontsize=9)
+            figure.suptitle(title, fontsize=9, parse_math=False)
     return figure
 
 

@@ -40,9 +40,9 @@ from fanet_lightning.score.bootstrap import curve_from_counts, method
 from fanet_lightning.score.results import markdown_table
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 
-# So many variants have a color and a place in the legends; the others are grey.
+# So many variants have a color and a place in the legends; the others are gray.
 NAMED = 8
-GREY = {"color": "0.82", "linewidth": 1.0, "zorder": 1.5}
+GRAY = {"color": "0.82", "linewidth": 1.0, "zorder": 1.5}
 INK = {"axes.edgecolor": "0.6", "text.color": "#1f2937", "axes.labelcolor": "#1f2937"}
 
 Ap = dict[str, Estimate]  # setting → AP, or a difference
@@ -244,7 +244,7 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
     gathered: dict[str, dict[str, Variant]] = {}
     for variant in group.variants:
         if (cell := variant.runs[0].cell) in LABELS:
-            words = " ".join(f"{one.short}={variant.values[one.key]}" for one in others)
+            words = " ".join(f"{one.short}={value_text(variant.values[one.key])}" for one in others)
             gathered.setdefault(words, {})[cell] = variant
     tables = []
     for title, by_cell in gathered.items():
@@ -340,7 +340,7 @@ def _notes(group: Group) -> list[str]:
 
 
 def _figures(group: Group, lines: Mapping[Variant, Ap]) -> dict[str, dict[str, Figure]]:
-    styles = {own: line_style(i) if i < NAMED else GREY for i, own in enumerate(lines)}
+    styles = {own: line_style(i) if i < NAMED else GRAY for i, own in enumerate(lines)}
     varied = [(one, name) for one in group.varied if one.numbers for name in group.ap_names]
     against = {f"{one.name}_{name}": ap_against(one, group, lines, name) for one, name in varied}
     training, curves = {}, {}
@@ -371,7 +371,7 @@ def _legend_below(figure: Figure, axis: Axes, others: int = 0) -> None:
         columns = 1 if max(map(len, labels), default=0) > 24 else 2
         rows = -(-sum(label.count("\n") + 1 for label in labels) // columns)
         figure.set_figheight(figure.get_figheight() + 0.17 * rows)
-        title = f"and {others} more in grey" if others else None
+        title = f"and {others} more in gray" if others else None
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8,
                       title=title, title_fontsize=8)  # fmt: skip
 
@@ -388,7 +388,7 @@ def ap_against(one: Varied, group: Group, lines: Mapping[Variant, Ap], name: str
         return None
     with canvas((4.2, 3.1), style=INK) as (figure, (axis,)):
         for number, (label, pairs) in enumerate(series.items()):
-            style = line_style(number) if number < NAMED else GREY
+            style = line_style(number) if number < NAMED else GRAY
             pairs.sort(key=lambda pair: pair[0])
             x, y = [place for place, _ in pairs], [100 * own.value for _, own in pairs]
             axis.plot(x, y, marker="o", markersize=4.5, label=label if number < NAMED else None, **style)
@@ -457,14 +457,14 @@ def over_training(
     with canvas((4.2, 3.1), style=INK) as (figure, (axis,)):
         for variant, style in styles.items():
             for number, own in enumerate(logged[run] for run in variant.runs if logged[run]):
-                label = variant.label if style is not GREY and number == 0 else None
+                label = variant.label if style is not GRAY and number == 0 else None
                 look = {**style, "linewidth": 1.1, "marker": "o" if len(own) < 15 else None, "markersize": 3}
                 axis.plot(*zip(*own, strict=True), label=label, **look)
         if log and max(values) >= 10 * min(values) > 0:
             axis.set_yscale("log")
         axis.locator_params(axis="x", integer=True, nbins=6)
         axis.set(xlabel=x, ylabel=y)
-        _legend_below(figure, axis, sum(style is GREY for style in styles.values()))
+        _legend_below(figure, axis, sum(style is GRAY for style in styles.values()))
     return figure
 
 

@@ -12,7 +12,7 @@ The bootstrap matches each image once, for all thresholds and areas together, by
 matches too slowly or not at all), and rebuilds AP of a multiset of images: rows of all images by score, equal scores in
 the order of the images, precision read from its monotone envelope at 101 recalls, averaged over them, over the
 thresholds 0.50 … 0.95 and over the categories that have a face (Lin et al., Microsoft COCO, 2014, and its evaluation
-code). On the images as they are it must agree with the tool, or no interval is given.
+code). On the images as they are it must agree with the tool, else RuntimeError.
 """
 
 import contextlib

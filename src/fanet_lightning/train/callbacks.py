@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, Ric
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from fanet_lightning.cli.errors import InputError, first_line, is_whole
+from fanet_lightning.cli.errors import InputError, counted, first_line, is_whole
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import CHECKPOINT_KEY, RunRecord, TrainingImages, images_of, merged, to_plain
 from fanet_lightning.data.datamodule import TrainDataset
@@ -78,8 +78,11 @@ class RateFinder(LearningRateFinder):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.ckpt_path is not None:  # a run that resumes has found its rate
             return
-        before = module.learning_rate
+        before, groups = module.learning_rate, trainer.optimizers[0].param_groups
+        rates = [group["lr"] for group in groups]
         super().on_fit_start(trainer, module)
+        for group, rate in zip(trainer.optimizers[0].param_groups, rates, strict=True):
+            group["lr"] = rate * module.learning_rate / before  # Lightning's is the peak, for all groups
         if trainer.is_global_zero and module.learning_rate == before:
             print("warning: no learning rate was found, optim.lr stays: the test needs a dozen steps or more")
 
@@ -134,6 +137,8 @@ class EpochReport(Callback):
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start, self._images, self._validated = time.perf_counter(), 0, False
         self._waited = _waited_seconds(trainer)
+        if trainer.current_epoch + 1 == trainer.max_epochs:  # whatever the interval: it may be the best
+            trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
@@ -164,7 +169,7 @@ class EpochReport(Callback):
         metrics = trainer.callback_metrics
         words = [f"epoch {epoch}/{last}", f"step {trainer.global_step}"]
         if "train/loss" in metrics:
-            words.append(f"loss {float(metrics['train/loss']):.3f}")
+            words.append(f"last loss {float(metrics['train/loss']):.3f}")
         # Lightning remembers the metrics of an earlier epoch's validation, too.
         aps = {name.removeprefix("val/ap_"): float(v) for name, v in metrics.items() if name.startswith("val/ap_")}
         if aps and self._validated:
@@ -173,7 +178,7 @@ class EpochReport(Callback):
             words += [f"{self._images / self._seconds:.1f} images/s", f"waiting {wait_share:.1%}"]
         words += [f"{skipped} steps skipped"] if skipped else []
         words += [f"{clipped:.0%} of steps clipped"] if clipped > 0.5 else []
-        words += [f"{len(self.unreadable_images)} images unreadable"] if self.unreadable_images else []
+        words += [f"{counted(len(self.unreadable_images), 'image')} unreadable"] if self.unreadable_images else []
         print("  ".join(words), flush=True)
         if trainer.should_stop and epoch < last:
             reason = f"by stop_after={self._stop_after}; resume=auto continues" if stops else "early by a callback"
@@ -181,6 +186,7 @@ class EpochReport(Callback):
         if self._record is not None:
             # Also what an earlier start of the run has found; a file that was fixed since stays named.
             unreadable = {*self._record.train.get("unreadable_images", ()), *self.unreadable_images}
+            self._record.scores = {}  # those of an earlier end are about other weights
             self._record.train |= {
                 "epoch": epoch,
                 "steps": trainer.global_step,
@@ -197,7 +203,8 @@ class EpochReport(Callback):
         names = self.unreadable_images
         if trainer.is_global_zero and names:  # run.json names all
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            print(f"{len(names)} training images could not be read: {', '.join(names[:5])}{more}", flush=True)
+            count = counted(len(names), "training image")
+            print(f"{count} could not be read: {', '.join(names[:5])}{more}", flush=True)
 
 
 def _waited_seconds(trainer: Trainer) -> float:
@@ -428,7 +435,7 @@ class ByHeart(FewImages):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         first, metrics = self._first_loss or math.nan, trainer.callback_metrics
         if "val/ap" not in metrics:
-            print("by heart or not is not known: the run ended before its validation", flush=True)
+            print("overfit or not is not known: the run ended before its validation", flush=True)
             return
         loss, ap = float(metrics["train/loss"]), float(metrics["val/ap"])
         text = f"AP {ap:.3f} on the {len(trainer.datamodule.val_records)} images trained on"  # type: ignore[attr-defined]
@@ -437,6 +444,6 @@ class ByHeart(FewImages):
         )
         if ap < self._ap:
             raise InputError(
-                f"not by heart: {text}; look at optim.lr, the labels (fanet doctor), your network and loss"
+                f"cannot overfit: {text}; look at optim.lr, the labels (fanet doctor), your network and loss"
             )
-        print(f"by heart: {text}", flush=True)
+        print(f"overfit: {text}", flush=True)

@@ -95,7 +95,8 @@ class FaceDetectionModule(LightningModule):
         batch_size: total over all devices; the learning rate is scaled by it and the batches that a step accumulates.
         channels_last: memory format of weights and images.
         freeze_until: the backbone's layer up to which, itself included, weights and batch norm's statistics stay as
-            they are: ``conv1_1`` … ``conv_fc7`` of VGG16, ``stem``, ``stride4`` … of the light one, timm's names.
+            they are: ``conv1_1`` … ``conv_fc7`` of VGG16, ``stem``, ``stride4`` … of the light one, ``stem``,
+            ``stage1`` … of lite0, timm's names.
         freeze_epochs: for so many epochs; None: for the whole run. Alone: all of the backbone's trained layers.
 
     After a validation ``curves`` holds the curve per setting, ``detections`` every image's faces (original pixels).
@@ -169,10 +170,12 @@ class FaceDetectionModule(LightningModule):
         with self._profiled("matching and loss"):
             parts = self.loss(output, grid, batch.targets)
         size = len(batch.image_ids)
-        self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
-        if self._is_written():
-            counts = {name: getattr(parts, name).float() for name in ("positives", "unmatched_faces")}
-            self.log_dict({f"train/{name}": value for name, value in (parts.parts | counts).items()}, batch_size=size)
+        self.log("train/loss", parts.total, prog_bar=True, batch_size=size, sync_dist=True)
+        if self._is_written():  # of the whole batch: losses are means over the ranks, counts sums
+            losses = {f"train/{name}": value for name, value in parts.parts.items()}
+            counts = {f"train/{name}": getattr(parts, name).float() for name in ("positives", "unmatched_faces")}
+            self.log_dict(losses, batch_size=size, sync_dist=True)
+            self.log_dict(counts, batch_size=size, reduce_fx="sum", sync_dist=True)
         self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
         total: Tensor = parts.total
         return total
@@ -256,8 +259,8 @@ class FaceDetectionModule(LightningModule):
         )
         if warmup_steps >= total_steps:
             rank_zero_only(print)(
-                f"warning: optim.warmup_steps={warmup_steps} is as long as the run of {total_steps} steps: the rate "
-                f"never gets up to its value; train longer, or give optim.warmup_steps={total_steps // 10}"
+                f"warning: optim.warmup_steps={warmup_steps} is as long as the run of {total_steps} steps: the "
+                f"learning rate never reaches its peak; train longer, or give optim.warmup_steps={total_steps // 10}"
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -97,8 +97,6 @@ def _different_score(then: RunRecord, now: RunRecord) -> str | None:
 
 
 def _different_step(first: Path, second: Path) -> str | None:
-    if not (first.is_file() and second.is_file()):
-        return None
     with first.open(encoding="utf-8") as a, second.open(encoding="utf-8") as b:
         for old, new in zip(csv.DictReader(a), csv.DictReader(b), strict=False):
             for key, value in old.items():
@@ -139,9 +137,12 @@ def reproduce(folder: Path, out: Path, *, root: str | None = None, other_data: b
     if not first or now is None:
         return True
     weights = _different_weight(folder / CHECKPOINT, out / CHECKPOINT)
-    steps = _different_step(folder / "csv/metrics.csv", out / "csv/metrics.csv")
+    logs = [run / "csv/metrics.csv" for run in (folder, out)]
+    logged = all(log.is_file() for log in logs)
+    steps = _different_step(*logs) if logged else None
     different = "; ".join(text for text in (weights or _different_score(then, now), steps) if text)
-    print(f"differs: {different}" if different else f"bit-equal: weights, scores and log of {folder}")
+    compared = ", ".join(["weights", *["scores"] * bool(then.scores), *["log"] * logged])
+    print(f"differs: {different}" if different else f"bit-equal: {compared} of {folder}")
     return not different
 
 

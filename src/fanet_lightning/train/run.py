@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -255,8 +256,6 @@ def _build_trainer(options: dict[str, Any], out: Path, initial: Model | None) ->
     ):
         warnings.filterwarnings("ignore", noise)
     trainer = dict(options["trainer"])
-    # A run shorter than the interval is still validated once, or it would have no best checkpoint.
-    trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     callbacks, profiler = _build_callbacks(options, initial), None
     if options["profile"]:
@@ -431,8 +430,8 @@ def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> None:
                 wandb.describe({f"model/{name}": value for name, value in record.model.items()})
             _print_opening(run, record, threads)
         _fit(run)
-        if record is not None and trainer.global_step != run.resumed_step:
-            record.scores = {}  # they were about the weights of before
+        if threading.current_thread() is threading.main_thread():  # Lightning has put the handler of before back
+            signal.signal(signal.SIGTERM, _terminate)
         if record is not None and trainer.is_global_zero and (chosen := checkpoint_of_run(out)) is not None:
             if options["evaluate_at_end"]:
                 _evaluate(run, record, chosen)

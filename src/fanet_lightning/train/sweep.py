@@ -43,7 +43,7 @@ def never_trained(out: Path, record: RunRecord) -> bool:
         and not record.scores
         and all(
             path.name == "best.ckpt" and read_checkpoint(path).get("global_step") == 0
-            for path in (out / "checkpoints").glob("*")
+            for path in (out / "checkpoints").glob("[!.]*")
         )
     )
 
@@ -158,11 +158,13 @@ def _run_or_skip(
     if code == 0 and record is not None and record.state == "stopped":
         return {"state": "stopped"}
     lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
-    error = (record and record.error) or next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+    last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+    # A start that was refused leaves the record, and the error in it, of an earlier one.
+    error = last if last.startswith("error: ") or not (record and record.error) else record.error
     if code < 0:
         error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
     error = error.strip().removeprefix("error: ")
-    if record is None or record.state == "running":
+    if record is None or record.state == "running" or record.error != error:
         # It was refused before it began, or killed before it could say why; a report should know all the same.
         name, seed = settings["name"], settings["seed"]
         record = record or RunRecord(name=name, seed=seed, settings=dict(settings), started=now())

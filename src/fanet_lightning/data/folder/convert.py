@@ -1,8 +1,8 @@
 """Labels and images in another format: ``fanet convert data=… to=coco out=DIR``.
 
 Boxes, ignored boxes (``iscrowd``, ``difficult``, ``invalid``) and image names are kept, to 1e-6 pixel, and boxes that
-reach out of their image as they are; YOLO keeps 1e-10 of a side, cuts boxes to the image and has no ignored ones. What
-is lost is counted and said.
+reach out of their image as they are (of FDDB, PASCAL face and AFW as float32, within the image). YOLO keeps 1e-10 of a
+side, cuts boxes to the image and has no ignored ones. What is lost is counted and said.
 
 Official VOC and WIDER files hold whole numbers alone. Boxes are not rounded for them: a face of ten pixels would lose
 up to a tenth of its side.
@@ -123,7 +123,11 @@ def _inventories(source: Any) -> list[Inventory]:
     """The parts that are there, checked."""
     if hasattr(source, "inventories"):
         inventories: list[Inventory] = source.inventories()
-        source.check(train=any(inventory.part == "train" for inventory in inventories))
+        parts = {inventory.part for inventory in inventories}
+        if "val" in parts or not parts:
+            source.check(train="train" in parts)
+        else:
+            source.train()
         return inventories
     # Sets to test on, and sources of one's own.
     has_train = not isinstance(source, FddbSource | PascalFaceSource)
@@ -141,6 +145,8 @@ def _inventories(source: Any) -> list[Inventory]:
 def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
     found = []
     for image in inventory.images:
+        text = str(image.path)
+        check(text == text.encode(errors="replace").decode(), f"{text}: the name is not in UTF-8; rename the file")
         try:
             size_wh = read_image_frame(image.path).upright_wh
         except UnreadableImage as error:

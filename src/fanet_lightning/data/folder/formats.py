@@ -5,7 +5,7 @@ docs/own-data.md has the layouts. COCO: 0-based pixels ``x y w h``; ``iscrowd`` 
 PASCAL VOC: an XML file per image, named as it. The first pixel is 1, so x1 and y1 lose 1; x2 and y2 are the end of the
 last pixel as they stand (``origin=0``: as tools that count from 0 write them). ``difficult`` 1 is an ignored box.
 
-YOLO: rows ``class x y w h``, x and y the box's centre, normalized by the sides of the image as it is shown (EXIF
+YOLO: rows ``class x y w h``, x and y the box's center, normalized by the sides of the image as it is shown (EXIF
 orientation applied). No file, or an empty one: no face. Rows of more than five numbers have landmarks after the box, or
 a polygon instead of it; ``kpt_shape`` in data.yaml says so, else the caller does.
 

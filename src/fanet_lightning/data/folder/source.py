@@ -21,7 +21,7 @@ from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 # What their boxes are, for messages.
 FORMATS = {
     "coco": "x y w h in pixels",
-    "yolo": "centre, width and height as fractions of the image's sides",
+    "yolo": "center, width and height as fractions of the image's sides",
     "voc": "xmin ymin xmax ymax in pixels",
     "wider": "x y w h in pixels",
 }

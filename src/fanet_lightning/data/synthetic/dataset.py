@@ -108,7 +108,7 @@ def _draw(folder: Path, parameters: dict[str, Any], split: str, index: int) -> t
 
 
 def _write_ground_truth(folder: Path, entries: list[tuple[str, list[FaceTruth]]]) -> dict[str, int]:
-    # In the official files, too, an image without a face has a box of zeros: what is found in it is a false alarm.
+    # In the official files, too, an image without a face has a box of zeros: what is found in it is a false positive.
     boxes = [np.array([f.box_xywh for f in faces] or [(0, 0, 0, 0)], np.float64) for _, faces in entries]
     counted = {
         setting: [np.array([counts(face, limits) for face in faces] or [False], np.bool_) for _, faces in entries]

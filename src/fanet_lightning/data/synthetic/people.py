@@ -172,13 +172,13 @@ def between(rng: np.random.Generator, palette: Sequence[Color]) -> Color:
 
 
 def random_color(rng: np.random.Generator) -> Color:
-    """Clothes and things: greys, dull and bright colors, now and then one like skin."""
+    """Clothes and things: grays, dull and bright colors, now and then one like skin."""
     draw = rng.random()
     if draw < 0.08:
         return between(rng, SKINS)
-    grey = rng.uniform(15, 245)
+    gray = rng.uniform(15, 245)
     spread = 20 if draw < 0.45 else 90 if draw < 0.8 else 220
-    return tuple(min(250.0, max(5.0, grey + (own - 0.5) * spread)) for own in rng.random(3).tolist())
+    return tuple(min(250.0, max(5.0, gray + (own - 0.5) * spread)) for own in rng.random(3).tolist())
 
 
 def pick(rng: np.random.Generator, options: Sequence[T], odds: Iterable[float]) -> T:

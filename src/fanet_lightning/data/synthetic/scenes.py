@@ -14,7 +14,7 @@ from fanet_lightning.data.synthetic.people import SKINS, Color, Person, between,
 
 
 class Shot(NamedTuple):
-    """``blur`` sigma and ``motion`` length (0: none) in pixels, ``noise`` sigma in grey levels, JPEG ``quality``."""
+    """``blur`` sigma and ``motion`` length (0: none) in pixels, ``noise`` sigma in gray levels, JPEG ``quality``."""
 
     gain_rgb: tuple[float, float, float]
     gamma: float

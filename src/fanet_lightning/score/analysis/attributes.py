@@ -8,10 +8,10 @@ rows of that event's images count, by height only those of that height, as COCO 
 Rows are judged once, and the product of a resample's weights with the counts is taken over the entries that exist: the
 84 groups of WIDER val hold a few per mille of the dense matrices that :mod:`score.bootstrap` multiplies.
 
-* ``ap`` of groups of different size does not compare: all false alarms stand against the few hits of a small group.
+* ``ap`` of groups of different size does not compare: all false positives stand against the few hits of a small group.
   ``normalised_ap`` and the recalls do compare: rows on the group's faces weigh as if the group had as many faces as
   the setting (normalised precision: Hoiem et al., Diagnosing Error in Object Detectors, ECCV 2012; there with a
-  constant of their own). It is not defined by height and by event, where the false alarms are a group's own.
+  constant of their own). It is not defined by height and by event, where the false positives are a group's own.
 * ``recall`` is read at one threshold for all groups: the lowest at which all faces of the setting together have a
   precision of at least 0.9; in the resamples it stays. ``max_recall`` takes every row.
 """
@@ -182,7 +182,7 @@ def measured(
         faces = own.faces @ columns
         recall = _ratio(hits, faces[:, None])
         found[0] = area_under_envelope(_ratio(hits, on_faces + background), recall)
-        # By height and by event the false alarms are the group's own, so there is no share to put right.
+        # By height and by event the false positives are the group's own, so there is no share to put right.
         if group.images is None and group.heights is None:
             share = _ratio(all_faces, faces)[:, None]
             found[1] = area_under_envelope(_ratio(hits * share, on_faces * share + background), recall)

@@ -242,7 +242,9 @@ class FddbBenchmark:
         lines = list(missing_warning(predictions.missing, len(predictions.image_ids)))
         negative = sum(int(regions.has_negative_side(own).sum()) for own in predictions.rows)
         if negative:
-            lines.append(f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms")
+            lines.append(
+                f"{counted(negative, 'detection')} with a negative width or height: counted as false positives"
+            )
         if folds < FOLDS:
             lines.append(f"{folds} of {FOLDS} folds: the numbers do not compare with published ones")
         if self.ellipses != "as_given":

@@ -6,9 +6,7 @@ half a pixel.
 
 In a resample the detections keep the boxes, the places in the ranking and the faces that the run over all images gave
 them: an interval says how AP varies with the images, and not with the alignment that is fitted to them. Where an image
-is drawn more than once, the copies of a detection are together in its place. Between two hits only the number of
-false positives matters, and AP is a sum over hits. So a resample needs the weights of the hits, (T,), and one product
-of the weights of the images (N,) with counts (N, T).
+is drawn more than once, the copies of a detection are together in its place.
 """
 
 import math

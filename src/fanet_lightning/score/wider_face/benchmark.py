@@ -54,10 +54,10 @@ class WiderFaceBenchmark:
     title: str = "WIDER FACE"
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> GroundTruth:
-        """The folder of the official ``.mat`` files. Listed images come sorted, as ``evaluate`` has them: resamples are
-        drawn by place, and the order of a list must not move an interval."""
+        """The folder of the official ``.mat`` files, all images or those of a list. They come sorted, as ``evaluate``
+        has them: resamples are drawn by place, and the order of a list or file must not move an interval."""
         whole = read_ground_truth(path)
-        return whole if images is None else whole.select(sorted(read_selection(images, whole.image_ids)))
+        return whole.select(sorted(whole.image_ids if images is None else read_selection(images, whole.image_ids)))
 
     def score(self, ground_truth: GroundTruth, predictions: Path, *, strict: bool = False) -> Scores:
         """AP per setting of a folder or ``.zip`` in the official text layout.
