@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from fanet_lightning.cli.errors import InputError
 
@@ -134,8 +133,9 @@ def without_extension(name: str) -> str:
     return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
 
 
-def _raised(error: OSError) -> NoReturn:
-    raise error
+def _raised(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # nothing is there
+        raise error
 
 
 def walk_files(folder: Path) -> Iterator[str]:

@@ -177,6 +177,7 @@ class Results(Journal):
         super().__init__(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume)
         self.out = out
         self.entries: dict[str, dict[str, Any]] = {}
+        self._states: dict[str, Any] = {}
         for entry in self.lines:
             self.entries.pop(entry["name"], None)
             if not entry.get("removed"):
@@ -239,7 +240,7 @@ class Results(Journal):
 
     def add(self, item: Item, values: Mapping[str, Any]) -> None:
         """Take note of what an input gave, with its ``files``; once this returns, killing does not lose it."""
-        state = self._states[item.name]
+        state = self._states.get(item.name, item.state)
         entry = {"name": item.name, "stem": item.stem, "location": item.place, "state": state, **values}
         self.append(entry)
         self.entries[item.name] = entry

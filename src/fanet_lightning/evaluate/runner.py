@@ -311,6 +311,5 @@ def _draw(
         drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale))
         annotated = f", {len(record.boxes_xyxy)} annotated" if labelled else ""
         titles.append(f"{record.image_id.split('/')[-1]}\n{len(scores)} found{annotated}")
-    caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}"
-    caption += ", annotated faces in white" if labelled else ""
+    caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}{', annotated faces in white' * labelled}"
     save_figure(detection_grid(drawn, titles, caption), out / "detections")

@@ -138,8 +138,7 @@ def reproduce(folder: Path, out: Path, *, root: str | None = None, other_data: b
         return True
     weights = _different_weight(folder / CHECKPOINT, out / CHECKPOINT)
     logs = [run / "csv/metrics.csv" for run in (folder, out)]
-    logged = all(log.is_file() for log in logs)
-    steps = _different_step(*logs) if logged else None
+    steps = _different_step(*logs) if (logged := all(map(Path.is_file, logs))) else None
     different = "; ".join(text for text in (weights or _different_score(then, now), steps) if text)
     compared = ", ".join(["weights", *["scores"] * bool(then.scores), *["log"] * logged])
     print(f"differs: {different}" if different else f"bit-equal: {compared} of {folder}")
