@@ -246,7 +246,8 @@ def _is_results(folder: Path) -> bool:
 def has_journal(out: Path) -> bool:
     """Whether a folder has the journal of a run of detect, not another program's file of its name."""
     with contextlib.suppress(OSError), (out / JOURNAL_FILE).open("rb") as journal:
-        return b'"redact"' in journal.readline(10_000)  # the settings
+        first = journal.readline(10_000)
+        return not first or b'"redact"' in first  # the settings; nothing yet: a run that was killed as it began
     return False
 
 

@@ -78,8 +78,7 @@ class RateFinder(LearningRateFinder):
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.ckpt_path is not None:  # a run that resumes has found its rate
             return
-        before, groups = module.learning_rate, trainer.optimizers[0].param_groups
-        rates = [group["lr"] for group in groups]
+        before, rates = module.learning_rate, [group["lr"] for group in trainer.optimizers[0].param_groups]
         super().on_fit_start(trainer, module)
         for group, rate in zip(trainer.optimizers[0].param_groups, rates, strict=True):
             group["lr"] = rate * module.learning_rate / before  # Lightning's is the peak, for all groups
@@ -202,9 +201,8 @@ class EpochReport(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         names = self.unreadable_images
         if trainer.is_global_zero and names:  # run.json names all
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            count = counted(len(names), "training image")
-            print(f"{count} could not be read: {', '.join(names[:5])}{more}", flush=True)
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            print(f"{counted(len(names), 'training image')} could not be read: {listed}", flush=True)
 
 
 def _waited_seconds(trainer: Trainer) -> float:

@@ -170,14 +170,16 @@ class FaceDetectionModule(LightningModule):
         with self._profiled("matching and loss"):
             parts = self.loss(output, grid, batch.targets)
         size = len(batch.image_ids)
-        self.log("train/loss", parts.total, prog_bar=True, batch_size=size, sync_dist=True)
-        if self._is_written():  # of the whole batch: losses are means over the ranks, counts sums
+        total: Tensor = parts.total
+        written = self._is_written()  # not at every step: the ranks wait for each other
+        shown = self.trainer.strategy.reduce(total.detach().clone(), reduce_op="mean") if written else total
+        self.log("train/loss", shown, prog_bar=True, batch_size=size)
+        if written:  # of the whole batch: losses are means over the ranks, counts sums
             losses = {f"train/{name}": value for name, value in parts.parts.items()}
             counts = {f"train/{name}": getattr(parts, name).float() for name in ("positives", "unmatched_faces")}
             self.log_dict(losses, batch_size=size, sync_dist=True)
             self.log_dict(counts, batch_size=size, reduce_fx="sum", sync_dist=True)
         self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
-        total: Tensor = parts.total
         return total
 
     def configure_gradient_clipping(

@@ -164,7 +164,7 @@ def _run_or_skip(
     if code < 0:
         error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
     error = error.strip().removeprefix("error: ")
-    if record is None or record.state == "running" or record.error != error:
+    if record is None or record.state in ("running", "failed"):
         # It was refused before it began, or killed before it could say why; a report should know all the same.
         name, seed = settings["name"], settings["seed"]
         record = record or RunRecord(name=name, seed=seed, settings=dict(settings), started=now())

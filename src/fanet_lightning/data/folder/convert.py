@@ -145,8 +145,8 @@ def _inventories(source: Any) -> list[Inventory]:
 def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
     found = []
     for image in inventory.images:
-        text = str(image.path)
-        check(text == text.encode(errors="replace").decode(), f"{text}: the name is not in UTF-8; rename the file")
+        is_text = (text := str(image.path)) == text.encode(errors="replace").decode()
+        check(is_text, f"{text}: the name is not in UTF-8; rename the file")
         try:
             size_wh = read_image_frame(image.path).upright_wh
         except UnreadableImage as error:
